@@ -1,0 +1,113 @@
+"""Options of a simulation, as plain dataclasses that both Python callers and the configs fill in.
+
+Nothing here imports JAX, so that the command line can check a configuration quickly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EigsOptions:
+    """How the top of the spectrum of D^½ H D^½ is tracked.
+
+    Parameters
+    ----------
+    track_above
+        Every effective eigenvalue above this is tracked; the block grows and shrinks by itself.
+    critical_above
+        Eigenvalues above this are candidates for the edge: the flow may oscillate along them.
+    initial
+        Size of the block at the start.
+    guard
+        Vectors kept beyond those above ``track_above``, so that none enters unseen.
+    max_tracked
+        Largest block; a process that needs more stops with ``too_many_tracked``.
+    tolerance
+        Wanted residual ‖A v − λ v‖ of the critical pairs, as a part of λ.
+    max_iterations
+        Block iterations (of one block of Hessian-vector products each) allowed per step.
+    every
+        Steps between two measurements of the spectrum of observed processes (discrete, midpoint).
+        Flows need it at each step.
+    hessian_every
+        Steps between two measurements of the raw Hessian's sharpness, 0 for never; where D is
+        uniform it follows from S_eff at no cost and is there at every step.
+    max_sharpness
+        A flow whose S_eff passes this is stopped (``too_sharp``).
+    """
+
+    track_above: float = 1.5
+    critical_above: float = 1.95
+    initial: int = 4
+    guard: int = 1
+    max_tracked: int = 32
+    tolerance: float = 0.03
+    max_iterations: int = 4
+    every: int = 1
+    hessian_every: int = 10
+    max_sharpness: float = 100.0
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if not 0 < self.track_above < self.critical_above < 2:
+            raise ValueError(
+                "eigs: need 0 < track_above < critical_above < 2, "
+                f"got track_above={self.track_above}, critical_above={self.critical_above}"
+            )
+        if self.guard < 1 or self.initial <= self.guard or self.max_tracked < self.initial:
+            raise ValueError(
+                "eigs: need 1 <= guard < initial <= max_tracked, "
+                f"got guard={self.guard}, initial={self.initial}, max_tracked={self.max_tracked}"
+            )
+        if self.every < 1 or self.hessian_every < 0 or self.max_iterations < 1:
+            raise ValueError("eigs: every and max_iterations must be at least 1, hessian_every at least 0")
+        if self.tolerance <= 0:
+            raise ValueError(f"eigs.tolerance must be positive, got {self.tolerance}")
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The real optimizer: a plain optax loop, measured at every iterate."""
+
+    name = "discrete"
+
+
+@dataclass(frozen=True)
+class Midpoint:
+    """The oscillation-free view of the real optimizer, w* = (w₋ + 2w + w₊)/4, measured, not stepped."""
+
+    name = "midpoint"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow stepped beside the optimizer.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    """
+
+    substeps: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.substeps < 1:
+            raise ValueError(f"substeps must be at least 1, got {self.substeps}")
+
+
+@dataclass(frozen=True)
+class Stable(Flow):
+    """The smooth limit of the optimizer when it does not oscillate (X = 0)."""
+
+    name = "stable"
+
+
+@dataclass(frozen=True)
+class Central(Flow):
+    """The time average of the oscillating optimizer, with X from the complementarity problem."""
+
+    name = "central"

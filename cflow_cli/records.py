@@ -1,0 +1,135 @@
+"""What a run records: the columns of its two tables and the status of a process.
+
+This module imports neither JAX nor pyarrow; the simulation, the storage, the report and the
+documentation all take names, meanings and units from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    name
+        Its name in the Parquet file.
+    type
+        ``int32``, ``float64``, ``float32`` or ``string`` (dictionary-encoded).
+    unit
+        What one unit of it is; ``1`` for pure numbers.
+    meaning
+        One sentence for the reader of the file.
+    """
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+
+
+class Status(IntEnum):
+    """State of a process at a step; written on every row of the metrics as its lower-case name."""
+
+    OK = 0
+    EIGENPAIRS_NOT_CONVERGED = 1
+    SDCP_NOT_CONVERGED = 2
+    DIVERGED = 3
+    TOO_SHARP = 4
+    TOO_MANY_TRACKED = 5
+    NOT_POSITIVE = 6
+
+    @property
+    def label(self) -> str:
+        """The name written in the ``status`` column."""
+        return self.name.lower()
+
+    @property
+    def stops(self) -> bool:
+        """Whether a process with this status takes no further step."""
+        return self >= Status.DIVERGED
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what helps."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.OK: "nothing to report",
+    Status.EIGENPAIRS_NOT_CONVERGED: (
+        "the tracked eigenpairs missed their tolerance within the allowed iterations; "
+        "raise eigs.max_iterations or eigs.tolerance"
+    ),
+    Status.SDCP_NOT_CONVERGED: (
+        "the oscillation covariance does not meet its complementarity conditions; "
+        "try process.substeps=2 or a smaller lr"
+    ),
+    Status.DIVERGED: "the loss became non-finite or exploded; try a smaller lr",
+    Status.TOO_SHARP: "the effective sharpness passed eigs.max_sharpness and the process was stopped",
+    Status.TOO_MANY_TRACKED: "more eigenvalues than eigs.max_tracked exceed eigs.track_above; raise eigs.max_tracked",
+    Status.NOT_POSITIVE: "the effective preconditioner lost positivity, so no flow is defined there",
+}
+
+
+METRICS: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "number of optimizer steps taken when the row was measured"),
+    Column("process", "string", "", "what was stepped: discrete, midpoint, stable, central, …"),
+    Column("loss", "float64", "loss", "training loss L(w)"),
+    Column("accuracy", "float64", "1", "training accuracy; null between evaluations and for user functions"),
+    Column("test_loss", "float64", "loss", "loss on the test split; null between evaluations"),
+    Column("test_accuracy", "float64", "1", "accuracy on the test split; null between evaluations"),
+    Column("grad_norm_sq", "float64", "loss²/weight²", "squared gradient norm ‖∇L(w)‖²"),
+    Column("sharpness", "float64", "loss/weight²", "largest Hessian eigenvalue λ_max(H); null where not measured"),
+    Column(
+        "effective_sharpness",
+        "float64",
+        "1",
+        "S_eff = λ_max(D^½ H D^½) at the current learning rate; the edge of stability is 2",
+    ),
+    Column("num_critical", "int32", "1", "number of effective eigenvalues at the edge (above eigs.critical_above)"),
+    Column("num_tracked", "int32", "1", "number of effective eigenpairs tracked at this step"),
+    Column(
+        "predicted_loss",
+        "float64",
+        "loss",
+        "flow's prediction of the optimizer's time-averaged loss, L(w) + ½⟨H, Σ⟩",
+    ),
+    Column(
+        "predicted_grad_norm_sq",
+        "float64",
+        "loss²/weight²",
+        "flow's prediction of the time-averaged squared gradient norm, ‖∇L‖² + tr(UᵀH²U X)",
+    ),
+    Column("sigma_trace", "float64", "loss", "tr X, the variance of the oscillation in the D^-1 norm"),
+    Column("distance_to_discrete", "float64", "weight", "‖w − w_discrete‖ at the same step"),
+    Column("learning_rate", "float64", "1", "learning rate η of the step that starts here"),
+    Column("preconditioner_mean", "float64", "1", "harmonic mean of the effective step sizes: n / Σ 1/D"),
+    Column("eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"),
+    Column("sdcp_residual", "float64", "1", "largest violated complementarity condition after scaling"),
+    Column("gradients", "int32", "1", "gradients spent on this row"),
+    Column("hvps", "int32", "1", "Hessian-vector products spent on this row"),
+    Column("third_derivatives", "int32", "1", "third derivatives ∇(uᵀHv) spent on this row"),
+    Column("status", "string", "", "ok, or what went wrong at this step (see the manifest for the sentence)"),
+)
+
+EIGENVALUES: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "as in metrics"),
+    Column("process", "string", "", "as in metrics"),
+    Column("kind", "string", "", "which spectrum, see KINDS"),
+    Column("index", "int32", "1", "0 is the largest; for coordinates the index into the flat weight vector"),
+    Column("value", "float64", "see kind", "the value"),
+)
+
+KINDS: dict[str, str] = {
+    "effective": "tracked eigenvalues of D^½ H D^½, largest first",
+    "hessian": "eigenvalues of the Hessian H, largest first (where measured)",
+    "sigma": "eigenvalues of X: predicted variance of the oscillation along each eigenvector of Σ",
+    "sigma_measured": "squared displacement (uᵀD⁻¹(w_discrete − w))² along the same eigenvectors",
+    "grad_sq": "squared gradient of one weight, ∇L² (index: position in the flat weight vector)",
+    "predicted_grad_sq": "flow's prediction of its time average, ∇L² + diag(HΣH)",
+}
