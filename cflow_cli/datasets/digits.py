@@ -1,0 +1,62 @@
+"""Handwritten digits, 8×8 grey levels: real data that ships with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.select import first_per_class, parse_classes, standardise, targets
+
+
+def digits(
+    n: int = 200,
+    classes: int | str = 4,
+    n_test: int | None = 100,
+    microbatch: int | None = None,
+) -> Dataset:
+    """First ``n/classes`` digits of each of the first classes, normalised over all pixels.
+
+    Parameters
+    ----------
+    n
+        Number of training images (1,797 in all ten classes).
+    classes
+        2 to 10, or ``binary`` for zeros against ones with targets ±1.
+    n_test
+        Number of test images, taken from those not used for training; null for none.
+    microbatch
+        See ``Dataset``.
+
+    Raises
+    ------
+    UserError
+        If there are not that many, or they cannot be divided among the classes.
+
+    Notes
+    -----
+    Source: the UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin and Kaynak, 1998).
+    """
+    # Imported here because scikit-learn takes seconds, and other data sets do without it.
+    from sklearn.datasets import load_digits
+
+    count, binary = parse_classes(classes, 10, "digits")
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1)
+    chosen = first_per_class(labels, n, count, "digits")
+    x_test = y_test = None
+    if n_test:
+        rest = np.setdiff1d(np.arange(len(labels)), chosen)
+        chosen_test = rest[first_per_class(labels[rest], n_test, count, "the rest of digits", "n_test")]
+        x_test, y_test = images[chosen_test], targets(labels[chosen_test], binary)
+    x, x_test = standardise(images[chosen], x_test, (0, 1, 2, 3))
+    return Dataset(
+        x=x,
+        y=targets(labels[chosen], binary),
+        task="binary" if binary else "classification",
+        input_shape=x.shape[1:],
+        num_outputs=1 if binary else count,
+        name="digits",
+        x_test=x_test,
+        y_test=y_test,
+        microbatch=microbatch,
+    )
