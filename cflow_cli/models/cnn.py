@@ -72,8 +72,8 @@ class CNN(ActivatedModel):
         height, width = height >> len(channels), width >> len(channels)
         if not height or not width:
             raise UserError(
-                f"model.channels has {len(channels)} convolutions, each of which halves the image, but images "
-                f"are {data.input_shape[0]}x{data.input_shape[1]}: use fewer"
+                f"model.channels has {len(channels)} convolutions, each of which halves the image, but "
+                f"images are {data.input_shape[0]}x{data.input_shape[1]}: use fewer"
             )
         keys = jax.random.split(key, len(channels) + 2)
         self.convolutions = tuple(
