@@ -173,7 +173,8 @@ def cifar10(
     classes
         2 to 10, or ``binary`` for airplanes (−1) against automobiles (+1).
     n_test
-        Number of test images, chosen the same way from the test batch; null for none.
+        About how many test images (rounded down to a multiple of the classes), chosen the same way from
+        the test batch; null for none.
     pool
         Window of mean-pooling after normalising, a divisor of 32: 4 makes 8×8 images.
     root
@@ -194,6 +195,7 @@ def cifar10(
     chosen = first_per_class(labels, n, count, str(folder))
     x_test = y_test = None
     if n_test:
+        n_test = max(n_test // count, 1) * count
         test_images, test_labels = read_batches(folder, (TEST,))
         chosen_test = first_per_class(test_labels, n_test, count, f"the test batch in {folder}", "n_test")
         x_test = normalise(test_images[chosen_test], pool)

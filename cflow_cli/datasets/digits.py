@@ -10,7 +10,7 @@ from cflow_cli.datasets.select import first_per_class, parse_classes, standardis
 
 def digits(
     n: int = 200,
-    classes: int | str = 4,
+    classes: int | str = 10,
     n_test: int | None = 100,
     microbatch: int | None = None,
 ) -> Dataset:
@@ -23,7 +23,8 @@ def digits(
     classes
         2 to 10, or ``binary`` for zeros against ones with targets ±1.
     n_test
-        Number of test images, taken from those not used for training; null for none.
+        About how many test images (rounded down to a multiple of the classes), taken from those not
+        used for training; null for none.
     microbatch
         See ``Dataset``.
 
@@ -45,6 +46,7 @@ def digits(
     chosen = first_per_class(labels, n, count, "digits")
     x_test = y_test = None
     if n_test:
+        n_test = max(n_test // count, 1) * count
         rest = np.setdiff1d(np.arange(len(labels)), chosen)
         chosen_test = rest[first_per_class(labels[rest], n_test, count, "the rest of digits", "n_test")]
         x_test, y_test = images[chosen_test], targets(labels[chosen_test], binary)

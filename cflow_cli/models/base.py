@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
 
@@ -79,6 +80,22 @@ class Linear(eqx.Module):
         """Apply to every vector along the last axis."""
         y = x @ self.weight
         return y if self.bias is None else y + self.bias
+
+
+def flat_size(data: Dataset, model: str) -> int:
+    """Numbers in one flattened input.
+
+    Raises
+    ------
+    UserError
+        If inputs are tokens, whose numbers are names, not amounts.
+    """
+    if data.task == "tokens":
+        raise UserError(
+            f"model {model} works on numbers, but data {data.name} is made of tokens: "
+            "choose model=transformer, model=lstm or model=mamba"
+        )
+    return math.prod(data.input_shape)
 
 
 def positive(**sizes: int | Sequence[int]) -> None:

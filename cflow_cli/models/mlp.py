@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.models.activations import get_activation
-from cflow_cli.models.base import ActivatedModel, Linear, positive
+from cflow_cli.models.base import ActivatedModel, Linear, flat_size, positive
 
 
 class MLP(ActivatedModel):
@@ -57,7 +56,7 @@ class MLP(ActivatedModel):
         widths = tuple(widths)
         positive(widths=widths)
         get_activation(activation)
-        sizes = (math.prod(data.input_shape), *widths, data.num_outputs)
+        sizes = (flat_size(data, "mlp"), *widths, data.num_outputs)
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(
             Linear(a, b, k, bias=bias, scale=init_scale) for a, b, k in zip(sizes[:-1], sizes[1:], keys)

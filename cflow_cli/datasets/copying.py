@@ -1,0 +1,39 @@
+"""Strings followed by themselves, repeated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.strings import continued_strings
+
+
+def copying(
+    n: int = 1000,
+    n_test: int | None = None,
+    vocabulary: int = 4,
+    length: int = 8,
+    seed: int = 0,
+    microbatch: int | None = None,
+) -> Dataset:
+    """Next-token prediction on "string + repeated string", the targets within the first string masked.
+
+    Parameters
+    ----------
+    n, n_test
+        Number of training and of test strings; null for no test strings.
+    vocabulary
+        Number of letters.
+    length
+        Letters of each string before it is repeated.
+    seed
+        Of the random strings.
+    microbatch
+        See ``Dataset``.
+
+    Raises
+    ------
+    UserError
+        If a size is not allowed.
+    """
+    return continued_strings("copying", np.copy, n, n_test, vocabulary, length, seed, microbatch)

@@ -1,0 +1,94 @@
+"""Two interleaved half circles, and two nested circles: points in the plane, from scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.select import targets
+from cflow_cli.errors import UserError
+
+
+def _check(n: int, noise: float) -> None:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 2:
+        raise UserError(f"data.n must be an integer of at least 2, got {n!r}")
+    if noise < 0:
+        raise UserError(f"data.noise must be at least 0, got {noise!r}")
+
+
+def _planar(
+    name: str, x: np.ndarray, labels: np.ndarray, n: int, n_test: int | None, microbatch: int | None
+) -> Dataset:
+    x, y = x.astype(np.float32), targets(labels, binary=True)
+    return Dataset(
+        x=x[:n],
+        y=y[:n],
+        task="binary",
+        input_shape=(2,),
+        num_outputs=1,
+        name=name,
+        x_test=x[n:] if n_test else None,
+        y_test=y[n:] if n_test else None,
+        microbatch=microbatch,
+    )
+
+
+def moons(
+    n: int = 200,
+    noise: float = 0.2,
+    n_test: int | None = None,
+    seed: int = 10,
+    microbatch: int | None = None,
+) -> Dataset:
+    """Two interleaved half circles with targets ±1.
+
+    Parameters
+    ----------
+    n, n_test
+        Number of training and of test points; null for no test points.
+    noise
+        Standard deviation of the noise on each coordinate.
+    seed
+        Of the noise and the order.
+    microbatch
+        See ``Dataset``.
+
+    Raises
+    ------
+    UserError
+        If an option is not allowed.
+    """
+    from sklearn.datasets import make_moons
+
+    _check(n, noise)
+    x, labels = make_moons(n + (n_test or 0), noise=noise, random_state=seed)
+    return _planar("moons", x, labels, n, n_test, microbatch)
+
+
+def circles(
+    n: int = 200,
+    noise: float = 0.2,
+    factor: float = 0.8,
+    n_test: int | None = None,
+    seed: int = 10,
+    microbatch: int | None = None,
+) -> Dataset:
+    """Two nested circles with targets ±1; arguments as for ``moons``.
+
+    Parameters
+    ----------
+    factor
+        Radius of the inner circle as a part of the outer one's, 0 to 1.
+
+    Raises
+    ------
+    UserError
+        If an option is not allowed.
+    """
+    from sklearn.datasets import make_circles
+
+    _check(n, noise)
+    if not 0 <= factor < 1:
+        raise UserError(f"data.factor must be at least 0 and below 1, got {factor!r}")
+    x, labels = make_circles(n + (n_test or 0), noise=noise, factor=factor, random_state=seed)
+    return _planar("circles", x, labels, n, n_test, microbatch)

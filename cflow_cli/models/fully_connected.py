@@ -1,0 +1,30 @@
+"""Fully connected networks of any depth, named by depth and width instead of a list of widths."""
+
+from __future__ import annotations
+
+from jaxtyping import PRNGKeyArray
+
+from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.models.base import positive
+from cflow_cli.models.mlp import MLP
+
+
+def fully_connected(
+    data: Dataset,
+    key: PRNGKeyArray,
+    depth: int = 6,
+    width: int = 32,
+    activation: str = "tanh",
+    bias: bool = True,
+    output_scale: float = 1.0,
+    init_scale: float = 1.0,
+) -> MLP:
+    """An ``MLP`` with ``depth`` linear layers, those between of ``width`` units; other arguments as there.
+
+    Raises
+    ------
+    UserError
+        If an option is not allowed.
+    """
+    positive(depth=depth, width=width)
+    return MLP(data, key, [width] * (depth - 1), activation, bias, output_scale, init_scale)

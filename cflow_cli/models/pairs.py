@@ -1,0 +1,52 @@
+"""Whether a model, a data set and a loss go together."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+
+from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.errors import UserError
+from cflow_cli.losses import CrossEntropy, Loss
+
+
+def check_pair(model: eqx.Module, data: Dataset, loss: Loss) -> None:
+    """Check by shapes alone, without compiling, that the loss of the model on the data makes sense.
+
+    Models check their data when built; this checks what no constructor can see.
+
+    Parameters
+    ----------
+    model
+        Acts on a batch.
+    data
+        Training data, and test data if any.
+    loss
+        What compares outputs with targets.
+
+    Raises
+    ------
+    UserError
+        If the loss is not one for the task, or the outputs do not fit the targets.
+    """
+    if isinstance(loss, CrossEntropy) and data.task == "regression":
+        raise UserError(
+            f"loss cross_entropy needs classes, but data {data.name} is a regression task: choose loss=mse"
+        )
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))}
+    dtype = dtypes.pop() if len(dtypes) == 1 else jax.numpy.float32
+    x = jax.ShapeDtypeStruct(data.x.shape, data.x.dtype if data.task == "tokens" else dtype)
+    try:
+        outputs = eqx.filter_eval_shape(model, x)
+    except TypeError as error:
+        raise UserError(
+            f"the model cannot act on data {data.name} with inputs of shape {data.input_shape}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    positions = data.input_shape if data.task == "tokens" else ()
+    wanted = (len(data), *positions, data.num_outputs)
+    if outputs.shape != wanted:
+        raise UserError(
+            f"the model's outputs on data {data.name} have shape {outputs.shape}, but the targets need "
+            f"{wanted}"
+        )
