@@ -1,0 +1,154 @@
+"""Warm-started block eigensolver for the top of the spectrum of A = D^½ H D^½.
+
+The block follows the eigenvectors along a trajectory. Each step costs one Hessian-vector product per tracked
+direction, spent on a Rayleigh–Ritz refresh at the new point; only if residuals miss their tolerance does a
+locally optimal expansion (LOBPCG: the block, its residuals, the last directions of change) follow, at one new
+product per direction and iteration. Products with directions that are kept are combined, never recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Rows = Float[Array, "block params"]
+MatVec = Callable[[Rows], Rows]
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class RitzPairs(NamedTuple):
+    """Ritz pairs of A on a block.
+
+    Parameters
+    ----------
+    vectors
+        Orthonormal rows, largest eigenvalue first; shape (block, n).
+    products
+        A times them.
+    values
+        Ritz values, shape (block,).
+    residuals
+        ‖A v − λ v‖ of each.
+    hvps
+        Hessian-vector products spent.
+    converged
+        Whether all wanted pairs met the tolerance.
+    """
+
+    vectors: Rows
+    products: Rows
+    values: Float[Array, " block"]
+    residuals: Float[Array, " block"]
+    hvps: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def gram(a: Rows, b: Rows) -> Float[Array, "rows cols"]:
+    """Inner products a bᵀ of rows, in full precision of the dtype."""
+    return jnp.matmul(a, b.T, precision=_HIGHEST)
+
+
+def combine(coefficients: Float[Array, "out rows"], rows: Rows) -> Rows:
+    """Linear combinations of rows, in full precision of the dtype."""
+    return jnp.matmul(coefficients, rows, precision=_HIGHEST)
+
+
+def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"], Bool[Array, " rows"]]:
+    """Rows of W with W m Wᵀ = I on the numerical range of m, and which rows those are (the others are zero)."""
+    scale = jnp.sqrt(jnp.maximum(jnp.diag(m), jnp.finfo(m.dtype).tiny))
+    weights, basis = jnp.linalg.eigh(m / scale[:, None] / scale[None, :])
+    good = weights > 100 * m.shape[0] * jnp.finfo(m.dtype).eps * weights[-1]
+    root = jnp.where(good, 1 / jnp.sqrt(jnp.where(good, weights, 1)), 0)
+    return (root[:, None] * basis.T) / scale[None, :], good
+
+
+def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
+    """Largest ``size`` Ritz values on the span of ``rows``, and the coefficients of their vectors."""
+    white, good = _whitening(gram(rows, rows))
+    t = white @ gram(rows, products) @ white.T
+    t = (t + t.T) / 2
+    # Directions that were dropped as dependent must not compete with negative eigenvalues.
+    low = -2 * jnp.max(jnp.abs(t)) - 1
+    t = t + jnp.diag(jnp.where(good, 0, low))
+    values, basis = jnp.linalg.eigh(t)
+    return values[::-1][:size], (basis.T @ white)[::-1][:size]
+
+
+def refresh(matvec: MatVec, vectors: Rows) -> RitzPairs:
+    """Rayleigh–Ritz on the span of ``vectors``: one product per row."""
+    products = matvec(vectors)
+    values, c = _ritz(vectors, products, vectors.shape[0])
+    v, av = combine(c, vectors), combine(c, products)
+    residuals = jnp.linalg.norm(av - values[:, None] * v, axis=1)
+    count = jnp.asarray(vectors.shape[0], jnp.int32)
+    return RitzPairs(v, av, values, residuals, count, jnp.asarray(True))
+
+
+def track(
+    matvec: MatVec,
+    vectors: Rows,
+    *,
+    above: float,
+    tolerance: float,
+    max_iterations: int | Int[Array, ""],
+) -> RitzPairs:
+    """Follow the largest eigenpairs of A from a starting block.
+
+    Parameters
+    ----------
+    matvec
+        V ↦ V A on rows, shape (block, n) to (block, n).
+    vectors
+        Starting rows, shape (block, n); need not be orthonormal.
+    above
+        Pairs with a Ritz value above this, and always the first, must meet the tolerance.
+    tolerance
+        Residual of those as a part of their value.
+    max_iterations
+        Expansions allowed after the refresh; each costs one product per row.
+
+    Notes
+    -----
+    Locally optimal block preconditioned conjugate gradients, Knyazev, SIAM J. Sci. Comput. 23 (2001), with soft
+    locking: residuals of converged pairs drop out of the basis as numerically dependent or serve the others.
+    """
+    size = vectors.shape[0]
+    start = refresh(matvec, vectors)
+
+    def unmet(pairs: RitzPairs) -> Bool[Array, ""]:
+        wanted = (pairs.values > above) | (jnp.arange(size) == 0)
+        scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * above)
+        return jnp.any(wanted & (pairs.residuals > tolerance * scale))
+
+    def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:
+        pairs, change, change_products, i = carry
+        r = pairs.products - pairs.values[:, None] * pairs.vectors
+        r = r / jnp.maximum(pairs.residuals, jnp.finfo(r.dtype).tiny)[:, None]
+        r = r - combine(gram(r, pairs.vectors), pairs.vectors)
+        ar = matvec(r)
+        rows = jnp.concatenate([pairs.vectors, r, change])
+        products = jnp.concatenate([pairs.products, ar, change_products])
+        values, c = _ritz(rows, products, size)
+        v, av = combine(c, rows), combine(c, products)
+        moved = c.at[:, :size].set(0)
+        residuals = jnp.linalg.norm(av - values[:, None] * v, axis=1)
+        new = RitzPairs(v, av, values, residuals, pairs.hvps + size, pairs.converged)
+        return new, combine(moved, rows), combine(moved, products), i + 1
+
+    def go_on(carry: tuple[RitzPairs, Rows, Rows, Array]) -> Bool[Array, ""]:
+        return unmet(carry[0]) & (carry[3] < max_iterations)
+
+    zeros = jnp.zeros_like(vectors)
+    pairs, *_ = jax.lax.while_loop(go_on, body, (start, zeros, zeros, jnp.zeros((), jnp.int32)))
+    return pairs._replace(converged=~unmet(pairs))
+
+
+def random_rows(key: Array, size: int, n: int, dtype: jnp.dtype) -> Rows:
+    """Random unit rows, to start or to grow a block with."""
+    rows = jax.random.normal(key, (size, n), dtype)
+    return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,0 +1,535 @@
+"""The optimizer and its flows in lock-step, in compiled chunks of steps.
+
+Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.problem.Problem` and an optax optimizer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array, Float, Int
+
+from . import options
+from .errors import UserError
+from .flows.flow import FlowStepper
+from .optimizers.update_map import UpdateMap
+from .options import EigsOptions
+from .problem import Problem
+from .processes import ChunkResult, Context, FlowProcess, Observer, Trajectory, run_chunk
+from .records import EIGENVALUES, METRICS, Status
+
+_BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_PATH_BYTES = 256 * 2**20
+_LONGEST_CHUNK = 50
+# A whole step of the optimizer is compared with the flow; below this many weights single third derivatives leave
+# a processor idle and three at a time are faster.
+_SMALL = 50_000
+_ADAPTIVE_WARM_START = 5
+
+NAMED = {cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)}
+
+
+class DiscreteState(NamedTuple):
+    """The real optimizer: the iterate before, the iterate, its optax state, steps taken."""
+
+    before: Float[Array, " params"]
+    weights: Float[Array, " params"]
+    optimizer: Any
+    step: Int[Array, ""]
+
+
+@eqx.filter_jit
+def _run_discrete(
+    problem: Problem, optimizer: UpdateMap, state: DiscreteState, rows: int, count: Array, key: Array, kick: Array
+) -> tuple[DiscreteState, Trajectory]:
+    """A plain optax loop of ``count`` ≤ ``rows`` steps, with the path it took (and w_{t−1} before it)."""
+    n, dtype = state.weights.shape[0], state.weights.dtype
+    path = Trajectory(
+        jnp.zeros((rows + 2, n), dtype).at[0].set(state.before).at[1].set(state.weights),
+        jnp.ones((rows, 1 if optimizer.uniform or optimizer.refusal is not None else n), dtype),
+    )
+
+    def body(r: Array, carry: tuple[DiscreteState, Trajectory]) -> tuple[DiscreteState, Trajectory]:
+        state, path = carry
+        new, delta = optimizer(state.optimizer, problem.gradient(state.weights), state.weights)
+        w = optax.apply_updates(state.weights, delta)
+        w = jax.lax.cond(
+            kick > 0,
+            lambda w: w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / np.sqrt(n),
+            lambda w: w,
+            w,
+        )
+        if optimizer.refusal is None:
+            d, _ = optimizer.linear_response(new)
+            path = path._replace(preconditioner=path.preconditioner.at[r].set(d))
+        path = path._replace(weights=path.weights.at[r + 2].set(w))
+        return DiscreteState(state.weights, w, new, state.step + 1), path
+
+    return jax.lax.fori_loop(0, count, body, (state, path))
+
+
+@dataclass
+class _Running:
+    """A process, its state, and what it has spent."""
+
+    name: str
+    process: Any
+    state: Any = None
+    status: Status = Status.OK
+    stopped_at: int | None = None
+    worst: dict[str, int] = field(default_factory=dict)
+    roomy: int = 0
+    new_block: bool = True
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
+    weights: Any = None
+
+
+_COUNTS = ("gradients", "hvps", "third_derivatives")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one chunk of steps brought.
+
+    Parameters
+    ----------
+    step
+        Optimizer steps completed.
+    metrics, eigenvalues
+        Columns of :data:`cflow_cli.records.METRICS` and :data:`cflow_cli.records.EIGENVALUES`; NaN where missing.
+    loss, effective_sharpness
+        Newest finite value of each process, for a progress bar.
+    num_critical
+        Number of critical eigenvalues of the central flow, or of the first process measured; None if unknown.
+    messages
+        Sentences worth showing at once.
+    """
+
+    step: int
+    metrics: dict[str, np.ndarray]
+    eigenvalues: dict[str, np.ndarray]
+    loss: dict[str, float]
+    effective_sharpness: dict[str, float]
+    num_critical: int | None
+    messages: list[str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of :func:`simulate`.
+
+    Parameters
+    ----------
+    metrics
+        One row per step and process, the columns of :data:`cflow_cli.records.METRICS`.
+    eigenvalues
+        Long: step, process, kind, index, value; kinds in :data:`cflow_cli.records.KINDS`.
+    weights
+        Final flat weights of each process that has some, shape (n,).
+    counts
+        Gradients, Hessian-vector products and third derivatives spent per process.
+    statuses
+        How each process ended, since which step, and a sentence.
+    """
+
+    metrics: pd.DataFrame
+    eigenvalues: pd.DataFrame
+    weights: dict[str, np.ndarray]
+    counts: dict[str, dict[str, int]]
+    statuses: dict[str, dict[str, Any]]
+
+
+class Simulation:
+    """The optimizer and the processes beside it; iterate over it to run, chunk by chunk.
+
+    Parameters
+    ----------
+    problem
+        The training loss; its ``w0`` fixes start and precision.
+    optimizer
+        Any optax ``GradientTransformation``, learning rate included.
+    processes
+        Names or options from :mod:`cflow_cli.options`; "discrete" is always run and recorded if named.
+    steps
+        Optimizer steps.
+    warm_start
+        Steps of the optimizer before the flows branch off; by default 5 for adaptive optimizers, whose D is infinite
+        at first, else 0.
+    seed
+        Of the starting vectors of the eigensolver, of the kicks and of the watched coordinates.
+    eigs
+        Eigenvalue tracking.
+    learning_rate
+        Number or schedule, only for the ``learning_rate`` column.
+    eval_every
+        Steps between evaluations of accuracy and test loss.
+    coordinates
+        Number of weights whose squared gradients are recorded, or their indices.
+    kick
+        Norm of a Gaussian kick added to the discrete weights at each step; 0 leaves the plain optax loop.
+    chunk
+        Steps per compiled call; by default as many as keep the path below 256 MB, at most 50.
+
+    Raises
+    ------
+    UserError
+        If an option is out of range, a process unknown, or a flow is asked of an optimizer that has none.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        optimizer: optax.GradientTransformation,
+        *,
+        processes: Sequence[str | Any] = ("discrete", "midpoint", "stable", "central"),
+        steps: int = 500,
+        warm_start: int | None = None,
+        seed: int = 0,
+        eigs: EigsOptions | None = None,
+        learning_rate: float | Callable[[Any], Any] | None = None,
+        eval_every: int = 10,
+        coordinates: int | Sequence[int] = 3,
+        kick: float = 0.0,
+        chunk: int | None = None,
+    ) -> None:
+        self.problem = problem
+        self.steps = steps
+        self.eigs = eigs or EigsOptions()
+        self._specs = [_specification(p) for p in processes]
+        self._check(steps, eval_every, kick)
+        self.optimizer = UpdateMap.of(optimizer, problem.w0)
+        flows = [s.name for s in self._specs if isinstance(s, options.Flow)]
+        if self.optimizer.refusal and flows:
+            raise UserError(
+                f"no {' or '.join(flows)} flow for this optimizer: {self.optimizer.refusal}; "
+                "run it with processes=[discrete]"
+            )
+        self.warm_start = (
+            warm_start if warm_start is not None else _ADAPTIVE_WARM_START if self.optimizer.adaptive else 0
+        )
+        if not 0 <= self.warm_start <= steps:
+            raise UserError(f"warm_start must lie between 0 and steps={steps}, got {self.warm_start}")
+        self._learning_rate = learning_rate
+        self._kick = kick
+        key = jax.random.PRNGKey(seed)
+        self._kick_key, self._block_key, probe_key = jax.random.split(key, 3)
+        self._block = min(self.eigs.initial, problem.num_parameters)
+        if self._block < self.eigs.initial:
+            self.eigs = _fitted(self.eigs, problem.num_parameters)
+        self._rows = chunk or _chunk_length(problem, self.optimizer, steps)
+        loss, gradient = eqx.filter_jit(lambda p: (p.loss(p.w0), p.gradient(p.w0)))(problem)
+        self._context = Context(
+            initial_loss=loss,
+            coordinates=_coordinates(coordinates, np.asarray(gradient), seed),
+            eval_every=jnp.asarray(eval_every, jnp.int32),
+            last_step=jnp.asarray(steps - 1, jnp.int32),
+            key=probe_key,
+        )
+        self._discrete = DiscreteState(
+            problem.w0, problem.w0, self.optimizer.init(problem.w0), jnp.zeros((), jnp.int32)
+        )
+        self._runs = {s.name: _Running(s.name, self._process(s)) for s in self._specs}
+        self._chunks: list[Chunk] = []
+        self.compile_seconds = 0.0
+
+    def _check(self, steps: int, eval_every: int, kick: float) -> None:
+        if steps < 1:
+            raise UserError(f"steps must be at least 1, got {steps}")
+        if eval_every < 1:
+            raise UserError(f"eval_every must be at least 1, got {eval_every}")
+        if kick < 0:
+            raise UserError(f"kick must not be negative, got {kick}")
+        names = [s.name for s in self._specs]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"processes must name each process once and at least one, got {names}")
+
+    def _process(self, spec: Any) -> Any:
+        if isinstance(spec, options.Flow):
+            stepper = FlowStepper(
+                optimizer=self.optimizer,
+                dt=1 / spec.substeps,
+                track_above=self.eigs.track_above,
+                critical_above=self.eigs.critical_above,
+                tolerance=self.eigs.tolerance,
+                pair_batch=3 if self.problem.num_parameters < _SMALL else 1,
+            )
+            return FlowProcess(stepper, self.eigs, spec.substeps)
+        return Observer(self.optimizer, self.eigs, isinstance(spec, options.Midpoint))
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return int(self._discrete.step)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Gradients, Hessian-vector products and third derivatives spent per process."""
+        return {name: dict(run.counts) for name, run in self._runs.items()}
+
+    @property
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """How each process stands: status, the step of its end if it stopped, steps with each complaint, a sentence."""
+        out = {}
+        for name, run in self._runs.items():
+            complaint = run.status
+            if complaint == Status.OK and run.worst:
+                complaint = max(Status[k.upper()] for k in run.worst)
+            out[name] = {
+                "status": complaint.label,
+                "step": run.stopped_at,
+                "steps_with": dict(run.worst),
+                "sentence": complaint.sentence,
+            }
+        return out
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Run to the end, yielding after each chunk; leaving the loop early leaves everything consistent."""
+        threads = ThreadPoolExecutor(max_workers=max(len(self._runs), 1))
+        try:
+            while self.step < self.steps:
+                yield self._advance(threads)
+        finally:
+            threads.shutdown()
+
+    def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
+        first = self.step
+        until = self.warm_start if first < self.warm_start else self.steps
+        count = min(self._rows, until - first)
+        begin = self._discrete
+        self._discrete, path = _run_discrete(
+            self.problem, self.optimizer, begin, self._rows, jnp.asarray(count), self._kick_key,
+            jnp.asarray(self._kick, self.problem.w0.dtype),
+        )
+        for name, run in self._runs.items():
+            if run.state is None and (not _is_flow(run.process) or first >= self.warm_start):
+                run.state = self._initial(name, run.process, begin)
+        at_work = [r for r in self._runs.values() if r.state is not None and not r.status.stops]
+        parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
+        chunk = _collect(first + count, [p for part in parts for p in part[0]], self._rates(first, count))
+        chunk.messages.extend(m for part in parts for m in part[1])
+        self._chunks.append(chunk)
+        return chunk
+
+    def _initial(self, name: str, process: Any, at: DiscreteState) -> Any:
+        if _is_flow(process):
+            oscillates = name != options.Stable.name
+            return process.init(at.weights, at.optimizer, self._block, self._block_key, oscillates=oscillates)
+        return process.init(at.weights, self._block, self._block_key)
+
+    def _advance_process(
+        self, run: _Running, path: Trajectory, first: int, count: int
+    ) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[str]]:
+        """Step one process through a chunk, growing its block as often as needed."""
+        parts, messages, row = [], [], 1 if run.name == options.Midpoint.name and first == 0 else 0
+        while row < count:
+            began = time.perf_counter()
+            result: ChunkResult = run_chunk(
+                run.process, self.problem, self._context, run.state, path,
+                jnp.asarray(first, jnp.int32), jnp.asarray(row, jnp.int32), jnp.asarray(count, jnp.int32),
+                jnp.asarray(run.new_block),
+            )
+            done, grow, stopped, records = jax.device_get((result.done, result.grow, result.stopped, result.records))
+            self.compile_seconds = max(self.compile_seconds, 0.0 if run.weights is not None else time.perf_counter() - began)
+            run.state, run.new_block = result.state, False
+            done = int(done)
+            records = {k: v[row:done] for k, v in records.items()}
+            if done > row:
+                parts.append((run.name, records))
+                _account(run, records)
+            row = done
+            if _is_flow(run.process):
+                run.weights = run.state.flow.weights
+            if stopped:
+                run.status, run.stopped_at = Status(int(records["status"][-1])), int(records["step"][-1])
+                messages.append(f"{run.name} stopped at step {run.stopped_at}: {run.status.sentence}")
+                break
+            if grow:
+                self._resize(run, _larger(run.process.block(run.state), self.eigs, self.problem.num_parameters))
+            elif row == count:
+                self._shrink_if_roomy(run, parts)
+        return parts, messages
+
+    def _resize(self, run: _Running, block: int) -> None:
+        old = run.process.block(run.state)
+        key = jax.random.fold_in(self._block_key, block)
+        run.state, run.new_block, run.roomy = run.process.resize(run.state, block, key), block > old, 0
+
+    def _shrink_if_roomy(self, run: _Running, parts: list[tuple[str, dict[str, np.ndarray]]]) -> None:
+        block = run.process.block(run.state)
+        smaller = max((b for b in _BLOCKS if self._block <= b < block), default=block)
+        if not parts or smaller == block:
+            return
+        most = int(parts[-1][1]["num_tracked"].max())
+        run.roomy = run.roomy + len(parts[-1][1]["step"]) if most <= smaller - self.eigs.guard - 1 else 0
+        if run.roomy >= 2 * _LONGEST_CHUNK:
+            self._resize(run, smaller)
+
+    def _rates(self, first: int, count: int) -> np.ndarray:
+        rate = self._learning_rate
+        if rate is None:
+            return np.full(count, np.nan)
+        if callable(rate):
+            return np.asarray([float(rate(t)) for t in range(first, first + count)])
+        return np.full(count, float(rate))
+
+    def result(self) -> Result:
+        """Everything so far, as data frames and arrays."""
+
+        def frame(which: str, columns: Any) -> pd.DataFrame:
+            tables = [getattr(c, which) for c in self._chunks]
+            return pd.DataFrame({c.name: np.concatenate([t[c.name] for t in tables]) for c in columns})
+
+        weights = {n: np.asarray(r.weights) for n, r in self._runs.items() if r.weights is not None}
+        return Result(
+            frame("metrics", METRICS),
+            frame("eigenvalues", EIGENVALUES),
+            weights | {"discrete": np.asarray(self._discrete.weights)},
+            self.counts,
+            self.statuses,
+        )
+
+
+def simulate(problem: Problem, optimizer: optax.GradientTransformation, **settings: Any) -> Result:
+    """Run an optimizer with its midpoints and flows side by side.
+
+    Parameters
+    ----------
+    problem, optimizer, **settings
+        As in :class:`Simulation`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> from cflow_cli import Problem, simulate
+    >>> problem = Problem.from_function(lambda w: 0.5 * jnp.sum(jnp.array([3.0, 1.0, 0.5]) * w**2), jnp.ones(3))
+    >>> result = simulate(problem, optax.sgd(0.1), steps=3)
+    >>> float(result.metrics.query("process == 'central'").effective_sharpness.iloc[-1].round(5))
+    0.3
+    """
+    simulation = Simulation(problem, optimizer, **settings)
+    for _ in simulation:
+        pass
+    return simulation.result()
+
+
+def _specification(process: str | Any) -> Any:
+    if not isinstance(process, str):
+        return process
+    if process not in NAMED:
+        raise UserError(f"unknown process {process!r}; choose from {', '.join(NAMED)}")
+    return NAMED[process]()
+
+
+def _is_flow(process: Any) -> bool:
+    return isinstance(process, FlowProcess)
+
+
+def _fitted(eigs: EigsOptions, n: int) -> EigsOptions:
+    """Options whose blocks fit a problem of a handful of weights."""
+    values = vars(eigs) | {"initial": n, "max_tracked": n, "guard": 0}
+    fitted = object.__new__(EigsOptions)
+    for name, value in values.items():
+        object.__setattr__(fitted, name, value)
+    return fitted
+
+
+def _larger(block: int, eigs: EigsOptions, n: int) -> int:
+    return min(next(b for b in (*_BLOCKS, n) if b > block), eigs.max_tracked, n)
+
+
+def _chunk_length(problem: Problem, optimizer: UpdateMap, steps: int) -> int:
+    per_row = problem.num_parameters * problem.w0.dtype.itemsize * (1 if optimizer.uniform else 2)
+    return max(1, min(_LONGEST_CHUNK, _PATH_BYTES // per_row, steps))
+
+
+def _coordinates(wanted: int | Sequence[int], gradient: np.ndarray, seed: int) -> Array:
+    """Indices as given, or a random choice among the tenth of the weights with the largest gradients."""
+    n = len(gradient)
+    if not isinstance(wanted, int):
+        if any(not 0 <= i < n for i in wanted):
+            raise UserError(f"coordinates must lie in 0..{n - 1}, got {list(wanted)}")
+        return jnp.asarray(list(wanted), jnp.int32)
+    if not 0 <= wanted <= n:
+        raise UserError(f"coordinates must lie in 0..{n}, got {wanted}")
+    pool = np.argsort(-np.abs(gradient), kind="stable")[: max(n // 10, wanted)]
+    return jnp.asarray(np.sort(np.random.default_rng(seed).choice(pool, wanted, replace=False)), jnp.int32)
+
+
+def _account(run: _Running, records: dict[str, np.ndarray]) -> None:
+    for name in _COUNTS:
+        if name in records:
+            run.counts[name] += int(records[name].sum())
+    for code, times in zip(*np.unique(records["status"], return_counts=True), strict=True):
+        if code != Status.OK:
+            label = Status(int(code)).label
+            run.worst[label] = run.worst.get(label, 0) + int(times)
+
+
+_SPECTRA = ("effective", "hessian", "sigma", "sigma_measured")
+_AT_COORDINATES = ("grad_sq", "predicted_grad_sq")
+_LABELS = np.array([s.label for s in Status], dtype=object)
+
+
+def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: np.ndarray) -> Chunk:
+    """Records of a chunk as the two tables and the figures of a progress bar."""
+    rows, spectra = [], []
+    loss, sharpness, critical = {}, {}, {}
+    for name, records in parts:
+        steps = records["step"]
+        table: dict[str, np.ndarray] = {}
+        for column in METRICS:
+            if column.name == "process":
+                value = np.full(len(steps), name, dtype=object)
+            elif column.name == "status":
+                value = _LABELS[records["status"]]
+            elif column.name == "learning_rate":
+                value = rates[steps - (step - len(rates))]
+            elif column.name == "sharpness":
+                value = records["hessian"][:, 0].astype(np.float64)
+            elif column.name in records:
+                value = records[column.name].astype(column.type)
+            else:
+                value = np.zeros(len(steps), np.int32) if column.type == "int32" else np.full(len(steps), np.nan)
+            table[column.name] = value
+        rows.append(table)
+        spectra += [_long(name, kind, steps, records[kind]) for kind in _SPECTRA + _AT_COORDINATES if kind in records]
+        loss[name] = float(records["loss"][-1])
+        known = np.flatnonzero(records["num_critical"] >= 0)
+        if len(known):
+            sharpness[name] = float(records["effective_sharpness"][known[-1]])
+            critical[name] = int(records["num_critical"][known[-1]])
+    return Chunk(
+        step,
+        {c.name: _joined([t[c.name] for t in rows], c.type) for c in METRICS},
+        {c.name: _joined([t[c.name] for t in spectra], c.type) for c in EIGENVALUES},
+        loss,
+        sharpness,
+        critical.get("central", next(iter(critical.values()), None)),
+        [],
+    )
+
+
+def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, object if kind == "string" else kind)
+
+
+def _long(process: str, kind: str, steps: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    """A (rows, m) block of values as rows of the long table, missing ones left out."""
+    row, index = np.nonzero(~np.isnan(values))
+    return {
+        "step": steps[row].astype(np.int32),
+        "process": np.full(len(row), process, dtype=object),
+        "kind": np.full(len(row), kind, dtype=object),
+        "index": index.astype(np.int32),
+        "value": values[row, index].astype(np.float64),
+    }
