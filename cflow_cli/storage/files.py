@@ -1,0 +1,73 @@
+"""Files that are complete or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from cflow_cli.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file so that it is at any moment its old self, its new self, or absent.
+
+    The content goes to a hidden file in the same folder (one that neither ``*.parquet`` nor
+    pyarrow's data sets match), reaches the disk (fsync), and takes its name by a rename.
+
+    Parameters
+    ----------
+    path
+        The file's final name.
+    write
+        Called with the temporary path; has to leave a complete file there.
+
+    Raises
+    ------
+    UserError
+        When the disk is full or the folder cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)  # noqa: PTH105 - the function whose atomicity is documented
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file (UTF-8), complete or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def explain(error: OSError, path: Path) -> UserError:
+    """Turn an error of the file system into the sentence a user needs."""
+    untouched = "everything written before is complete"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
+        return UserError(f"cannot write {path}: {what}; {untouched}. Free some space and run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"cannot write {path}: the folder is not writable; {untouched}. "
+            "Choose another folder with hydra.run.dir=… (hydra.sweep.dir=… for a sweep)"
+        )
+    return UserError(f"cannot write {path}: {error.strerror or error}; {untouched}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

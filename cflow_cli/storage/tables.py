@@ -1,0 +1,90 @@
+"""The two tables as Arrow schemas and Parquet parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cflow_cli.records import EIGENVALUES, KINDS, METRICS, Column
+from cflow_cli.storage.files import write_atomically
+
+TABLES: dict[str, tuple[Column, ...]] = {"metrics": METRICS, "eigenvalues": EIGENVALUES}
+
+# Strings stay plain strings in Arrow, so that every reader shows them as text; on disk they are
+# dictionary-encoded, as are the integers that repeat.
+_TYPES = {"int32": pa.int32(), "float64": pa.float64(), "float32": pa.float32(), "string": pa.string()}
+
+
+def schema(table: str) -> pa.Schema:
+    """Arrow schema of a table, each field with its meaning and unit as metadata.
+
+    Parameters
+    ----------
+    table
+        ``"metrics"`` or ``"eigenvalues"``.
+    """
+    fields = []
+    for column in TABLES[table]:
+        meaning = column.meaning
+        if column.name == "kind":
+            meaning += ": " + "; ".join(f"{kind} = {text}" for kind, text in KINDS.items())
+        metadata = {"meaning": meaning, "unit": column.unit}
+        fields.append(pa.field(column.name, _TYPES[column.type], metadata=metadata))
+    return pa.schema(fields, metadata={"table": table, "format": "cflow 1"})
+
+
+def to_arrow(table: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Build rows of a table from one array per column; NaN and None become null.
+
+    Parameters
+    ----------
+    table
+        ``"metrics"`` or ``"eigenvalues"``.
+    columns
+        Every column of :mod:`cflow_cli.records`, each of shape ``(rows,)``. Integers with missing
+        values may come as floats with NaN.
+
+    Raises
+    ------
+    ValueError
+        When columns are missing, unknown or of different lengths.
+    """
+    wanted = schema(table)
+    if set(columns) != set(wanted.names):
+        missing = sorted(set(wanted.names) - set(columns))
+        unknown = sorted(set(columns) - set(wanted.names))
+        raise ValueError(f"{table}: missing columns {missing}, unknown columns {unknown}")
+    arrays = [_array(columns[field.name], field.type) for field in wanted]
+    lengths = {name: len(array) for name, array in zip(wanted.names, arrays)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{table}: columns of different lengths {lengths}")
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def write_part(path: Path, rows: pa.Table) -> None:
+    """Write one Parquet part, complete or not at all."""
+    repeated = [field.name for field in rows.schema if not pa.types.is_floating(field.type)]
+    write_atomically(
+        path,
+        lambda temporary: pq.write_table(rows, temporary, compression="zstd", use_dictionary=repeated),
+    )
+
+
+def part_paths(folder: Path) -> Sequence[Path]:
+    """List the complete parts of a table's folder, oldest first."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind):
+        return pa.array(values, type=kind)
+    numbers = np.asarray(values)
+    missing = np.isnan(numbers) if numbers.dtype.kind == "f" else None
+    if missing is not None and pa.types.is_integer(kind):
+        numbers = np.where(missing, 0, numbers)
+    return pa.array(numbers.astype(kind.to_pandas_dtype(), copy=False), type=kind, mask=missing)

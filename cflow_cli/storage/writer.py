@@ -1,0 +1,194 @@
+"""Writing a run as it goes."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cflow_cli.errors import UserError
+from cflow_cli.storage import manifest as manifests
+from cflow_cli.storage import tables
+from cflow_cli.storage.files import explain, write_text
+
+FORMAT = 1
+
+_README = """\
+One run of cflow, written while it ran.
+
+manifest.json   status (running, done, interrupted, failed and why), versions, device, timings, counts
+config.yaml     every setting of the run, resolved
+metrics/        Parquet, one row per step and process
+eigenvalues/    Parquet, long: one row per step, process, kind and index
+
+Every part is complete; all parts of a folder together are the table. Read it with
+
+    pandas   pd.read_parquet("metrics")
+    polars   pl.read_parquet("metrics/*.parquet")
+    DuckDB   SELECT * FROM 'metrics/*.parquet'
+
+while the run goes on as well. null means not measured. Meaning and unit of each column are in the
+field metadata: pyarrow.parquet.read_schema("metrics/part-00000.parquet").field("loss").metadata
+A summary: cflow report {folder}
+"""
+
+
+class RunWriter:
+    """Writes one run folder: parts of two tables, the manifest, a README.
+
+    Chunks are gathered and written as one part of each table per ``flush_seconds``, or per
+    hundredth of the run's age if that is longer: a run of a day leaves a few hundred parts, and
+    losing the machine loses at most that much. Parts are only ever added, each under its final
+    name in one step, so a reader meets no row twice and misses none that was written before. Of
+    one flush the eigenvalues come first: a step in ``metrics`` has its eigenvalues.
+
+    Parameters
+    ----------
+    folder
+        The run folder; made if absent.
+    flush_seconds
+        Shortest time between two parts; the first chunk is written at once.
+    max_rows
+        Rows gathered at most.
+
+    Examples
+    --------
+    >>> writer = RunWriter(folder)
+    >>> writer.start({"seed": 0, "steps": 500})
+    >>> for chunk in simulation:
+    ...     writer.write(chunk.metrics, chunk.eigenvalues)
+    >>> writer.finish("done")
+    """
+
+    def __init__(self, folder: Path | str, *, flush_seconds: float = 10.0, max_rows: int = 1_000_000):
+        self.folder = Path(folder)
+        self.flush_seconds = flush_seconds
+        self.max_rows = max_rows
+        self.manifest: dict[str, Any] = {}
+        self._gathered: dict[str, list[pa.Table]] = {name: [] for name in tables.TABLES}
+        self._parts = 0
+        self._step = 0
+        self._started = time.monotonic()
+        self._flushed: float | None = None
+
+    def start(self, manifest: Mapping[str, Any], config: str | None = None) -> None:
+        """Make the folder and say that the run has begun.
+
+        Parameters
+        ----------
+        manifest
+            What is known at the start; versions, git commit, command line, host and start time
+            are added where it does not give them.
+        config
+            Text of ``config.yaml``, if it is to be written here.
+
+        Raises
+        ------
+        UserError
+            When the folder cannot be written or already holds a run.
+        """
+        if (self.folder / manifests.NAME).exists():
+            raise UserError(f"{self.folder} already holds a run; choose another folder or delete this one")
+        for name in tables.TABLES:
+            try:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise explain(error, self.folder / name) from error
+            if tables.part_paths(self.folder / name):
+                raise UserError(f"{self.folder} already holds {name} of another run; choose another folder")
+        self._started = time.monotonic()
+        given = {**manifests.environment(), "started": _now(), **manifest}
+        self.manifest = {"status": "running", "format": FORMAT, **given}
+        write_text(self.folder / "README.txt", _README.format(folder=self.folder))
+        if config is not None:
+            write_text(self.folder / "config.yaml", config)
+        manifests.write(self.folder, self.manifest)
+
+    def write(self, metrics: Mapping[str, Any], eigenvalues: Mapping[str, Any]) -> None:
+        """Take one chunk of rows; writes a part when one is due.
+
+        Parameters
+        ----------
+        metrics, eigenvalues
+            One array of shape ``(rows,)`` per column of :mod:`cflow_cli.records`; NaN is missing.
+
+        Raises
+        ------
+        UserError
+            When the disk is full or not writable; complete parts are untouched.
+        """
+        for name, columns in (("metrics", metrics), ("eigenvalues", eigenvalues)):
+            rows = tables.to_arrow(name, columns)
+            if len(rows):
+                self._gathered[name].append(rows)
+        steps = metrics["step"]
+        if len(steps):
+            self._step = max(self._step, int(max(steps)))
+        now = time.monotonic()
+        interval = max(self.flush_seconds, 0.01 * (now - self._started))
+        if self._flushed is None or now - self._flushed >= interval or self._waiting() >= self.max_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the gathered rows as one part of each table, and the step reached to the manifest."""
+        # The first flush writes both tables, even an empty one, so that readers find a schema.
+        if not self._waiting() and self._parts:
+            return
+        for name in ("eigenvalues", "metrics"):
+            gathered = self._gathered[name]
+            if gathered or self._parts == 0:
+                rows = pa.concat_tables([tables.schema(name).empty_table(), *gathered]).combine_chunks()
+                tables.write_part(self.folder / name / f"part-{self._parts:05d}.parquet", rows)
+        # Forgotten only once all are on disk: after a full disk, the same parts are written again whole.
+        self._gathered = {name: [] for name in tables.TABLES}
+        self._parts += 1
+        self._flushed = time.monotonic()
+        self.update()
+
+    def _waiting(self) -> int:
+        return sum(len(rows) for gathered in self._gathered.values() for rows in gathered)
+
+    def update(self, **fields: Any) -> None:
+        """Put fields into the manifest, with the step reached and the seconds gone so far."""
+        self.manifest |= {
+            "step": self._step,
+            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "updated": _now(),
+            **fields,
+        }
+        manifests.write(self.folder, self.manifest)
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """Write the last rows and how the run ended.
+
+        Parameters
+        ----------
+        status
+            ``done``, ``interrupted`` or ``failed``; give ``reason="…"`` with the last two.
+        fields
+            More for the manifest: counts, statuses of the processes, …
+
+        Raises
+        ------
+        ValueError
+            When the status is none of these.
+        UserError
+            When the last rows cannot be written; the manifest then says so, if there is room for it.
+        """
+        if status not in ("done", "interrupted", "failed"):
+            raise ValueError(f"a run ends done, interrupted or failed, not {status!r}")
+        fields = {"reason": None, **fields}
+        try:
+            self.flush()
+        except UserError as error:
+            self.update(**fields | {"status": "failed", "reason": str(error), "finished": _now()})
+            raise
+        self.update(**fields, status=status, finished=_now())
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
