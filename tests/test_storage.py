@@ -29,8 +29,9 @@ def metrics(first: int, rows: int, process: str = "discrete") -> dict[str, np.nd
         else:
             columns[column.name] = step.astype(column.type if column.type != "int32" else "float64")
     columns["process"] = np.full(rows, process, dtype=object)
-    for missing in ("accuracy", "num_critical"):
-        columns[missing] = np.where(step % 2 == 1, np.nan, columns[missing])
+    columns["accuracy"][step % 2 == 1] = np.nan
+    columns["num_critical"][step % 2 == 1] = np.nan
+    columns["num_tracked"] = np.where(step % 2 == 1, -1, step)  # as an integer array says "not measured"
     return columns
 
 
@@ -65,6 +66,7 @@ def test_every_reader_reads_a_growing_run(tmp_path: Path) -> None:
             np.testing.assert_array_equal(frame["loss"], wanted.astype(float))
             assert (frame["process"].astype(str) == "discrete").all()
             np.testing.assert_array_equal(frame["num_critical"].isna(), wanted % 2 == 1)
+            np.testing.assert_array_equal(frame["num_tracked"].isna(), wanted % 2 == 1)
             np.testing.assert_array_equal(frame["accuracy"].isna(), wanted % 2 == 1)
         eigen = str(tmp_path / "run/eigenvalues/*.parquet")
         assert (
@@ -72,7 +74,7 @@ def test_every_reader_reads_a_growing_run(tmp_path: Path) -> None:
             == duckdb.sql(f"SELECT * FROM '{eigen}'").df().shape[0]
             == 10 * (part > 0)
         )
-        assert read_run(tmp_path / "run").manifest["step"] == 10 * part + 9
+        assert read_run(tmp_path / "run").manifest["step"] == 10 * (part + 1)
     assert read_run(tmp_path / "run").config == {"lr": 0.1}
 
 

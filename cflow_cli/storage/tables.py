@@ -39,7 +39,7 @@ def schema(table: str) -> pa.Schema:
 
 
 def to_arrow(table: str, columns: Mapping[str, Any]) -> pa.Table:
-    """Build rows of a table from one array per column; NaN and None become null.
+    """Build rows of a table from one array per column; NaN, None and negative counts become null.
 
     Parameters
     ----------
@@ -84,7 +84,9 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return pa.array(values, type=kind)
     numbers = np.asarray(values)
-    missing = np.isnan(numbers) if numbers.dtype.kind == "f" else None
-    if missing is not None and pa.types.is_integer(kind):
+    # No column counts below zero: a negative count is the simulation's "not measured at this step".
+    missing = np.isnan(numbers) if numbers.dtype.kind == "f" else numbers < 0
+    if pa.types.is_integer(kind):
+        missing |= numbers < 0
         numbers = np.where(missing, 0, numbers)
     return pa.array(numbers.astype(kind.to_pandas_dtype(), copy=False), type=kind, mask=missing)

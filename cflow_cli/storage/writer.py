@@ -127,14 +127,14 @@ class RunWriter:
                 self._gathered[name].append(rows)
         steps = metrics["step"]
         if len(steps):
-            self._step = max(self._step, int(max(steps)))
+            self._step = max(self._step, 1 + int(max(steps)))
         now = time.monotonic()
         interval = max(self.flush_seconds, 0.01 * (now - self._started))
         if self._flushed is None or now - self._flushed >= interval or self._waiting() >= self.max_rows:
             self.flush()
 
     def flush(self) -> None:
-        """Write the gathered rows as one part of each table, and the step reached to the manifest."""
+        """Write the gathered rows as one part of each table, and says so in the manifest."""
         # The first flush writes both tables, even an empty one, so that readers find a schema.
         if not self._waiting() and self._parts:
             return
@@ -153,7 +153,7 @@ class RunWriter:
         return sum(len(rows) for gathered in self._gathered.values() for rows in gathered)
 
     def update(self, **fields: Any) -> None:
-        """Put fields into the manifest, with the step reached and the seconds gone so far."""
+        """Put fields into the manifest, with the number of steps recorded and the seconds gone so far."""
         self.manifest |= {
             "step": self._step,
             "wall_seconds": round(time.monotonic() - self._started, 3),
