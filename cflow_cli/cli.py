@@ -1,0 +1,241 @@
+"""The command ``cflow``: sub-commands only.
+
+Help and completion import neither JAX nor Hydra; what a sub-command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from . import config as configs
+from .errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_RUN_EPILOG = """\
+examples:
+  cflow run
+  cflow run optimizer=adam lr=0.01
+  cflow run optimizer=rmsprop optimizer.decay=0.95 data.n=400 'model.widths=[64,64]' dtype=float64
+  cflow run lr=0.2 schedule=cosine steps=1000
+  cflow run 'processes=[discrete,central]' processes.central.substeps=4
+  cflow run -m lr=0.02,0.05,0.1 seed=0,1,2
+  cflow run --config-dir my_configs model=mine
+"""
+
+_COMMON = {
+    "lr": "learning rate, or the peak of its schedule; each optimizer has its own default",
+    "steps": "optimizer steps",
+    "seed": "of the initial weights and everything else random",
+    "dtype": "float32 or float64",
+    "device": "auto, cpu, gpu, tpu, or one of several: cuda:1",
+    "warm_start": "optimizer steps before the flows branch off; null for what the optimizer needs",
+    "eval_every": "steps between evaluations of accuracy and test loss",
+    "coordinates": "weights whose squared gradients are recorded: how many, or their indices",
+    "kick": "norm of a random kick to the discrete weights at each step",
+    "name": "first part of the run folder's name",
+    "data.n": "training examples",
+    "model.widths": "units of each hidden layer, for model=mlp",
+    "eigs.every": "steps between measurements of the discrete run's eigenvalues",
+    "eigs.max_tracked": "most eigenvalues tracked",
+    "processes.central.substeps": "steps of the central flow per optimizer step",
+    "hydra.run.dir": "the run folder itself",
+    "hydra.sweep.dir": "the folder of a sweep",
+    "hydra/launcher": "where the runs of a sweep go: basic, or an installed launcher of Hydra's",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one sentence, status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments after ``cflow``; those of this process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0; 1 for a run that failed; 2 for a request that cannot be carried out; 130 when interrupted.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        if _wants_traceback():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has left; nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if _wants_traceback():
+            raise
+        text = " ".join(str(error).split())[:300]
+        print(f"error: {type(error).__name__}: {text} (CFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+
+
+def _wants_traceback() -> bool:
+    return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"cflow {__version__}")
+        return 0
+    if argv[0] in _COMMANDS:
+        return _COMMANDS[argv[0]][0](argv[1:])
+    if "=" in argv[0]:
+        raise UserError(f"{argv[0]!r} is an override, which needs a sub-command: cflow run {' '.join(argv)}")
+    hint = configs.did_you_mean(argv[0], _COMMANDS)
+    raise UserError(f"unknown sub-command {argv[0]!r}{hint}; there are {', '.join(_COMMANDS)}")
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<12}{summary}" for name, (_, summary) in _COMMANDS.items())
+    return (
+        "usage: cflow COMMAND …\n\n"
+        "Run an optimizer and the differential equation of its time average side by side.\n\n"
+        f"commands:\n{commands}\n\n"
+        "cflow COMMAND --help says more; cflow run is a good start.\n"
+        'Completion: eval "$(cflow completion bash)", or zsh, or cflow completion fish | source.'
+    )
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(prog="cflow run", add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    args = parser.parse_intermixed_args(argv)
+    config_dir = None if args.config_dir is None else args.config_dir.expanduser()
+    if args.help:
+        print(_run_help(config_dir))
+        return 0
+    if args.cfg is None and (args.resolve or args.package):
+        raise UserError("--resolve and --package need --cfg: cflow run --cfg job --resolve")
+    if args.cfg is not None:
+        if args.multirun:
+            raise UserError("--cfg shows the config of one run; leave out -m and give one value of each key")
+        return _show_config(args, config_dir)
+    from .run import launch
+
+    return launch(args.overrides, config_dir=config_dir, multirun=args.multirun)
+
+
+def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:
+    with configs.hydra_session(config_dir) as hydra:
+        configs.composed(hydra, args.overrides, config_dir)
+        hydra.show_cfg(
+            config_name=configs.PRIMARY,
+            overrides=args.overrides,
+            cfg_type=args.cfg,
+            package=args.package,
+            resolve=args.resolve,
+        )
+    return 0
+
+
+def _run_help(config_dir: Path | None) -> str:
+    width = min(shutil.get_terminal_size().columns, 110)
+    defaults = configs.default_choices()
+    groups = []
+    for group, choices in configs.groups(config_dir).items():
+        default = defaults.get(group)
+        default = default if isinstance(default, list) else [default]
+        shown = ", ".join(f"{choice}*" if choice in default else choice for choice in choices)
+        groups.append(_entry(group, shown, width))
+    values = configs.override_keys({}, config_dir)
+    overrides = []
+    for key, meaning in _COMMON.items():
+        value = values.get(key)
+        now = "" if value is None else f" ({str(value).replace(' ', '')})"
+        overrides.append(_entry(f"{key}=", meaning + now, width))
+    options = [
+        _entry("-m, --multirun", "run every combination of comma-separated values", width),
+        _entry("--config-dir DIR", "a folder of your own configs: DIR/model/mine.yaml is model=mine", width),
+        _entry("--cfg job|hydra|all", "print the config instead of running it", width),
+        _entry("--resolve, --package P", "with --cfg: interpolations resolved; only the node P", width),
+    ]
+    return "\n".join(
+        [
+            "usage: cflow run [-m] [--config-dir DIR] [--cfg job] [key=value …]",
+            "",
+            "Train a network, step its flows beside it, and record every step.",
+            "",
+            "choices (* is the default; group=choice selects, group.key=value sets what is inside):",
+            *groups,
+            "",
+            "overrides:",
+            *overrides,
+            "",
+            "options:",
+            *options,
+            "",
+            _RUN_EPILOG.rstrip(),
+        ]
+    )
+
+
+def _entry(name: str, text: str, width: int) -> str:
+    start = 30
+    lines = textwrap.wrap(text, max(width - start, 30), break_on_hyphens=False) or [""]
+    first = f"  {name:<{start - 4}}  {lines[0]}" if len(name) <= start - 4 else f"  {name}\n{' ' * start}{lines[0]}"
+    return "\n".join([first, *(" " * start + line for line in lines[1:])])
+
+
+def _report(argv: list[str]) -> int:
+    from .report import main as report
+
+    return report(argv)
+
+
+def _completion(argv: list[str]) -> int:
+    from . import completion
+
+    if argv[:1] == ["query"]:
+        print("\n".join(completion.complete(" ".join(argv[1:]), list(_COMMANDS))))
+        return 0
+    parser = _Parser(
+        prog="cflow completion",
+        description="Print a script that makes a shell complete sub-commands, choices and override keys.",
+        epilog="""bash: eval "$(cflow completion bash)" in ~/.bashrc; zsh alike in ~/.zshrc; fish: cflow completion fish | source""",
+    )
+    parser.add_argument("shell", choices=completion.SHELLS)
+    print(completion.script(parser.parse_args(argv).shell), end="")
+    return 0
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
+    "report": (_report, "summarise runs and sweeps as a table"),
+    "completion": (_completion, "print a script for completion in bash, zsh or fish"),
+}

@@ -1,0 +1,634 @@
+"""Running what a config says: the one place that meets Hydra's config, JAX's settings, the disk and the terminal.
+
+A run has two halves. :func:`prepare` checks the config, loads the data and builds the simulation; all that can be wrong
+with a request shows there, while nothing is on disk. :func:`execute` runs the simulation into a folder. JAX is imported
+only inside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import shlex
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from . import config as configs
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from .simulate import Chunk, Simulation
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Parameters
+    ----------
+    folder
+        Where everything is.
+    status
+        ``done``, ``interrupted`` or ``failed``.
+    reason
+        Sentence on why it was interrupted or failed.
+    """
+
+    folder: Path
+    status: str
+    reason: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 if it failed, 130 if it was interrupted."""
+        return {"done": 0, "failed": EXIT_FAILED, "interrupted": EXIT_INTERRUPTED}[self.status]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start.
+
+    Parameters
+    ----------
+    cfg
+        Its config, without Hydra's own node.
+    settings
+        The top level of the config, checked.
+    simulation
+        Built, nothing stepped yet.
+    device
+        The device in words.
+    data
+        The data set in words.
+    choices
+        Group -> choice, where known.
+    """
+
+    cfg: DictConfig
+    settings: configs.Settings
+    simulation: Simulation
+    device: str
+    data: str
+    choices: dict[str, str]
+
+
+def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
+    """Run a config into a folder.
+
+    Parameters
+    ----------
+    cfg
+        A composed config, e.g. from :func:`cflow_cli.config.compose`.
+    folder
+        The run folder, which must not hold a run yet; the one Hydra has chosen where Hydra launched this.
+
+    Raises
+    ------
+    UserError
+        If the config or the data are not as they must be; nothing is written then.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if folder is None:
+        if not HydraConfig.initialized():
+            raise UserError("run(cfg) needs a folder when Hydra has not chosen one: run(cfg, 'outputs/mine')")
+        folder = HydraConfig.get().runtime.output_dir
+    folder = Path(folder)
+    refuse_if_taken(folder)
+    return execute(prepare(cfg), folder)
+
+
+def refuse_if_taken(folder: Path) -> None:
+    """Raise if a folder already holds a run."""
+    if (folder / "manifest.json").exists():
+        raise UserError(f"{folder} already holds a run; choose another folder with hydra.run.dir=…, or remove it")
+
+
+# --- preparing ---------------------------------------------------------------------------------------------------------
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Build everything a run needs, short of its folder.
+
+    Raises
+    ------
+    UserError
+        One sentence on what cannot be done.
+    """
+    checked = configs.check(cfg)
+    settings = checked.settings
+    data = configs.build(cfg.data, "data")
+    device = _configure_jax(settings)
+
+    import jax
+
+    from .problem import Problem
+    from .simulate import Simulation
+
+    with _on(device):
+        model = configs.build(cfg.model, "model", data=data, key=jax.random.PRNGKey(settings.seed))
+        problem = Problem.from_model(model, data, configs.build(cfg.loss, "loss"), settings.dtype)
+        simulation = Simulation(
+            problem,
+            configs.build(cfg.optimizer, "optimizer"),
+            processes=checked.processes,
+            steps=settings.steps,
+            warm_start=settings.warm_start,
+            seed=settings.seed,
+            eigs=checked.eigs,
+            learning_rate=configs.build(cfg.schedule, "schedule"),
+            eval_every=settings.eval_every,
+            coordinates=settings.coordinates,
+            kick=settings.kick,
+        )
+        used = next(iter(problem.w0.devices()))
+    words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
+    tests = 0 if data.x_test is None else len(data.x_test)
+    described = f"{data.name}, {len(data.x)} training and {tests} test examples"
+    return Prepared(cfg, settings, simulation, words, described, _choices(cfg))
+
+
+def _configure_jax(settings: configs.Settings) -> Any:
+    """Set precision, cache and platform before the first array is made; return the device, None for JAX's choice."""
+    kind, _, index = settings.device.partition(":")
+    # A run on the CPU must not touch the GPUs: starting their runtime costs a second and memory on a shared machine.
+    if kind == "cpu" and "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    jax.config.update("jax_enable_x64", settings.dtype == "float64")
+    # TF32 and bfloat16 passes have three digits: not enough for eigenvalues that are compared with 2.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if kind == "auto":
+        return None
+    try:
+        found = jax.devices(kind)
+    except RuntimeError:
+        here = sorted({device.platform for device in jax.devices()})
+        extra = "; for an NVIDIA GPU: pip install 'cflow[cuda]'" if kind in ("gpu", "cuda") else ""
+        raise UserError(f"device={settings.device}: JAX has no {kind} here, only {', '.join(here)}{extra}") from None
+    if int(index or 0) >= len(found):
+        names = ", ".join(f"{kind}:{i}" for i in range(len(found)))
+        raise UserError(f"device={settings.device}: there is only {names}")
+    return found[int(index or 0)]
+
+
+def compilation_cache_dir() -> Path:
+    """Folder of compiled programs: a second run starts in a fraction of the time of the first.
+
+    ``$JAX_COMPILATION_CACHE_DIR`` replaces it. Each kind of CPU has its own: homes are shared between machines, and a
+    program compiled for one can crash another.
+    """
+    import hashlib
+
+    if sys.platform == "darwin":
+        caches = Path.home() / "Library" / "Caches"
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    kind = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return caches / "cflow" / "jax" / hashlib.sha256(kind.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _on(device: Any) -> Iterator[None]:
+    import jax
+
+    with contextlib.nullcontext() if device is None else jax.default_device(device):
+        yield
+
+
+def _choices(cfg: DictConfig) -> dict[str, str]:
+    """Which choice each group has: from Hydra where it composed the config, else from the targets."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices
+        return {str(k): str(v) for k, v in chosen.items() if not str(k).startswith("hydra/") and k in cfg}
+    targets = {group: cfg[group].get("_target_") for group in ("model", "data", "loss", "optimizer")}
+    return {group: str(target).rsplit(".", 1)[-1] for group, target in targets.items()}
+
+
+# --- executing ---------------------------------------------------------------------------------------------------------
+
+
+def execute(prepared: Prepared, folder: Path) -> RunResult:
+    """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written or already holds a run.
+    """
+    from omegaconf import OmegaConf
+
+    from .storage import RunWriter
+
+    simulation, settings = prepared.simulation, prepared.settings
+    writer = RunWriter(folder)
+    writer.start(_manifest(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True))
+    display = _display(settings.steps)
+    display.say(
+        f"{prepared.choices.get('model', 'model')}, {simulation.problem.num_parameters} parameters · {prepared.data}"
+    )
+    rate = f"lr {settings.lr:g}" + ("" if not _is_node(prepared.cfg.schedule) else " (schedule)")
+    display.say(
+        f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
+        f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
+    )
+    display.say(f"folder {folder}")
+    status, reason = "done", None
+    try:
+        with _Interrupts(display.say) as interrupts, display:
+            for chunk in simulation:
+                writer.write(chunk.metrics, chunk.eigenvalues)
+                display.advance(chunk)
+                if interrupts.reason is not None and chunk.step < settings.steps:
+                    status, reason = "interrupted", f"{interrupts.reason} at step {chunk.step}"
+                    break
+    except KeyboardInterrupt:
+        status, reason = "interrupted", f"Ctrl-C at step {simulation.step}"
+    except Exception as error:
+        if wants_traceback():
+            writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
+            raise
+        status, reason = "failed", one_sentence(error)
+        if not isinstance(error, UserError):
+            log.error("the run failed\n%s", traceback.format_exc())
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            reason += f" (traceback in {folder / 'traceback.txt'})"
+    try:
+        writer.finish(status, reason=reason, **_outcome(simulation))
+    except UserError as error:
+        status, reason = "failed", str(error)
+    for line in _complaints(simulation):
+        display.say(line)
+    return RunResult(folder, status, reason)
+
+
+def _manifest(prepared: Prepared) -> dict[str, Any]:
+    settings, simulation = prepared.settings, prepared.simulation
+    manifest = {
+        "name": settings.name,
+        **prepared.choices,
+        "lr": settings.lr,
+        "steps": settings.steps,
+        "warm_start": simulation.warm_start,
+        "seed": settings.seed,
+        "dtype": settings.dtype,
+        "device": prepared.device,
+        "num_parameters": simulation.problem.num_parameters,
+        "data_description": prepared.data,
+    }
+    return manifest | _command()
+
+
+def _command() -> dict[str, Any]:
+    """The overrides of this run, and for a job of a sweep the command that runs it alone."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.get()
+    command: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
+    if hydra.mode == RunMode.MULTIRUN:
+        folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        extra = [part for folder in folders for part in ("--config-dir", folder)]
+        command["command_line"] = shlex.join(["cflow", "run", *extra, *hydra.overrides.task])
+    return command
+
+
+def _outcome(simulation: Simulation) -> dict[str, Any]:
+    return {
+        "counts": simulation.counts,
+        "processes": simulation.statuses,
+        "compile_seconds": round(simulation.compile_seconds, 3),
+    }
+
+
+def _complaints(simulation: Simulation) -> list[str]:
+    """What was not as it should be at some steps, for processes that went on all the same."""
+    lines = []
+    for name, state in simulation.statuses.items():
+        steps = sum(state["steps_with"].values())
+        if state["status"] != "ok" and state["step"] is None:
+            lines.append(f"note: {name}: {state['status']} at {steps} steps: {state['sentence']}")
+    return lines
+
+
+def _is_node(value: Any) -> bool:
+    from omegaconf import DictConfig
+
+    return isinstance(value, DictConfig)
+
+
+def wants_traceback() -> bool:
+    """Whether the user asked for tracebacks: CFLOW_TRACEBACK=1 or HYDRA_FULL_ERROR=1."""
+    return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
+
+
+def one_sentence(error: BaseException) -> str:
+    """What to tell a user of an error that was not foreseen."""
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return "the device ran out of memory; try data.microbatch=100, a smaller data.n or a smaller model"
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+class _Interrupts:
+    """Turns the first SIGINT or SIGTERM into a wish to stop after the current chunk; a second one is immediate.
+
+    Only in the main thread, which alone may set handlers, and for SIGTERM only where nobody else has (submitit has).
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.reason: str | None = None
+        self._say = say
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._say(f"{self.reason}: stopping after this chunk of steps; once more to stop at once")
+
+
+# --- showing -----------------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """Progress as plain lines, for files and pipes: one per twentieth of the run, at most one per second."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._started = self._last_time = time.monotonic()
+        self._last_step = 0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+        log.info("%s", text)
+
+    def advance(self, chunk: Chunk) -> None:
+        for message in chunk.messages:
+            self.say(f"note: {message}")
+        now, last = time.monotonic(), chunk.step >= self._steps
+        if last or (chunk.step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
+            left = (now - self._started) / chunk.step * (self._steps - chunk.step)
+            ahead = "" if last else f"  about {_duration(left)} left"
+            self.say(f"step {chunk.step}/{self._steps}  {_figures(chunk)}{ahead}")
+            self._last_time, self._last_step = now, chunk.step
+
+
+class _Bar:
+    """Progress as a bar, for terminals."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(),
+            transient=True,
+        )
+        self._task = self._progress.add_task("compiling", total=steps)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        log.info("%s", text)
+
+    def advance(self, chunk: Chunk) -> None:
+        for message in chunk.messages:
+            self.say(f"note: {message}")
+        self._progress.update(self._task, completed=chunk.step, description=_figures(chunk))
+        log.info("step %d  %s", chunk.step, _figures(chunk))
+
+
+def _display(steps: int) -> _Lines | _Bar:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    # The jobs of a sweep may share one terminal, where bars would overwrite each other.
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return _Bar(steps) if sys.stdout.isatty() and not sweep else _Lines(steps)
+
+
+def _figures(chunk: Chunk) -> str:
+    def of(values: dict[str, float]) -> float | None:
+        return next((values[name] for name in ("central", "midpoint", "discrete") if name in values), None)
+
+    loss = chunk.loss.get("discrete", of(chunk.loss))
+    sharpness = of(chunk.effective_sharpness)
+    parts = [
+        "" if loss is None else f"loss {loss:.4g}",
+        "" if sharpness is None else f"S_eff {sharpness:.3f}",
+        "" if chunk.num_critical is None else f"critical {chunk.num_critical}",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# --- launching ---------------------------------------------------------------------------------------------------------
+
+
+def launch(overrides: Sequence[str], *, config_dir: Path | None = None, multirun: bool = False) -> int:
+    """What ``cflow run`` does.
+
+    Parameters
+    ----------
+    overrides
+        As on the command line.
+    config_dir
+        A folder of further configs.
+    multirun
+        Run every point of a sweep through Hydra's sweeper and launcher.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 if a run failed, 130 if one was interrupted.
+
+    Raises
+    ------
+    UserError
+        If the request cannot be carried out; nothing is written then.
+    """
+    with configs.hydra_session(config_dir) as hydra:
+        return (_launch_sweep if multirun else _launch_one)(hydra, list(overrides), config_dir)
+
+
+def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    cfg = configs.composed(hydra, overrides, config_dir)
+    HydraConfig.instance().set_config(cfg)
+    folder = Path(cfg.hydra.run.dir)
+    chosen = any(text.startswith("hydra.run.dir=") for text in overrides)
+    if chosen:
+        refuse_if_taken(folder)
+    prepared = prepare(configs.without_hydra(cfg))
+    if not chosen:
+        folder = _unused(folder)
+    result: RunResult = hydra.run(
+        config_name=configs.PRIMARY,
+        task_function=lambda _: execute(prepared, folder),
+        overrides=[*overrides, f"hydra.run.dir={_quoted(folder)}"],
+    ).return_value
+    return _conclude(result)
+
+
+def _conclude(result: RunResult) -> int:
+    if result.status == "failed":
+        print(f"error: {result.reason}", file=sys.stderr)
+    elif result.status == "interrupted":
+        print(f"interrupted: {result.reason}; everything up to there is in the folder", file=sys.stderr)
+    _summary(result.folder)
+    print(f"folder: {result.folder}")
+    return result.exit_code
+
+
+def _summary(folder: Path) -> None:
+    from . import report
+
+    try:
+        report.main([str(folder)])
+    except UserError as error:
+        print(f"no summary: {error}", file=sys.stderr)
+
+
+def _launch_sweep(hydra: Any, overrides: list[str], config_dir: Path | None) -> int:
+    cfg = configs.composed(hydra, overrides, config_dir, multirun=True)
+    if cfg.hydra.sweeper["_target_"].endswith("BasicSweeper"):
+        for point in configs.sweep_points(overrides):
+            configs.composed(hydra, point, config_dir)
+    folder = Path(cfg.hydra.sweep.dir)
+    if not any(text.startswith("hydra.sweep.dir=") for text in overrides):
+        folder = _unused(folder)
+    elif (folder / "multirun.yaml").exists():
+        raise UserError(f"{folder} already holds a sweep; choose another folder with hydra.sweep.dir=…, or remove it")
+    hydra.multirun(
+        config_name=configs.PRIMARY,
+        task_function=sweep_job,
+        overrides=[*overrides, f"hydra.sweep.dir={_quoted(folder)}"],
+    )
+    return _conclude_sweep(folder)
+
+
+def _conclude_sweep(folder: Path) -> int:
+    from .storage import find_runs, read_run
+
+    _summary(folder)
+    print(f"folder: {folder}")
+    runs = [read_run(path) for path in find_runs([folder])]
+    unfinished = [run for run in runs if run.status != "done"]
+    for run in unfinished:
+        print(f"error: {run.folder}: {run.status}: {run.manifest.get('reason')}", file=sys.stderr)
+    return EXIT_FAILED if unfinished else 0
+
+
+def sweep_job(cfg: DictConfig) -> RunResult:
+    """One run of a sweep; what Hydra's launchers call, in this process or another.
+
+    A failure is a status in the run's manifest and not an exception, so that the other runs go on and every launcher
+    treats it alike. An interrupt ends the whole sweep where it runs in one process.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from .storage import RunWriter
+
+    configs.register_resolvers()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    refuse_if_taken(folder)
+    try:
+        result = run(cfg, folder)
+    except Exception as error:
+        if wants_traceback():
+            raise
+        writer = RunWriter(folder)
+        writer.start(_command() | _choices(cfg))
+        if not isinstance(error, UserError):
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        writer.finish("failed", reason=one_sentence(error))
+        result = RunResult(folder, "failed", one_sentence(error))
+    if result.status == "failed":
+        print(f"error: {result.reason}", file=sys.stderr, flush=True)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+def _unused(folder: Path) -> Path:
+    """Make the folder, or the same with _2, _3, … appended if it exists, so that no other run can take it."""
+    candidate, number = folder, 1
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}_{number}")
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {candidate}: {error.strerror}; "
+                "choose another with hydra.run.dir=… (hydra.sweep.dir=… for a sweep)"
+            ) from error
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
