@@ -1,0 +1,91 @@
+"""Reports on runs: reads their Parquet files only and never imports JAX."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_FORMATS = ("table", "md", "csv", "latex", "json")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of ``cflow report``."""
+    out = argparse.ArgumentParser(
+        prog="cflow report",
+        description="One line per run: how well the flows predicted the optimizer. Works while runs go on.",
+        epilog="Columns are quantities (see --definitions) or keys of the config, such as optimizer.b2.",
+    )
+    out.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="runs, or folders that hold runs")
+    out.add_argument("--format", choices=_FORMATS, default="table", help="default: a table for the terminal")
+    out.add_argument("--by", metavar="COLUMNS", type=_names, default=[], help="group: mean ± standard error")
+    out.add_argument(
+        "--metric", metavar="COLUMNS", type=_names, default=[], help="columns to show, by commas"
+    )
+    out.add_argument("--sort", metavar="COLUMN", help="sort by a column; missing values last")
+    out.add_argument("--reverse", action="store_true", help="largest first")
+    out.add_argument("--definitions", action="store_true", help="say what each column means")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cflow report``.
+
+    Parameters
+    ----------
+    argv
+        Arguments after ``report``; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status.
+
+    Raises
+    ------
+    UserError
+        When a path holds no run, or a column does not exist.
+    """
+    arguments = parser().parse_args(argv)
+    # Imported late: --help and completion answer before pandas is loaded.
+    from cflow_cli.errors import UserError
+    from cflow_cli.report import summary, table, terminal
+    from cflow_cli.report.definitions import quantities
+    from cflow_cli.storage import find_runs
+
+    if arguments.definitions and not arguments.paths:
+        for quantity in quantities(["central", "stable"]):
+            print(f"{quantity.name}: {quantity.meaning}")
+        return 0
+    if not arguments.paths:
+        raise UserError("which runs? give run folders or folders that hold runs: cflow report outputs")
+    folders = find_runs(arguments.paths)
+    if not folders:
+        where = ", ".join(str(path) for path in arguments.paths)
+        raise UserError(f"no run in {where}: a run folder has a manifest.json; start one with cflow run")
+    summaries = [summary.summarise_folder(*pair) for pair in zip(folders, summary.names_of(folders))]
+    built = table.build(
+        summaries,
+        by=arguments.by,
+        metrics=arguments.metric,
+        sort=arguments.sort,
+        reverse=arguments.reverse,
+        complete=arguments.format in ("csv", "json"),
+    )
+    if arguments.format == "table":
+        from rich.console import Console
+
+        # Into a file or a pipe the table is as wide as it needs to be.
+        console = Console(width=None if sys.stdout.isatty() else 400, highlight=False)
+        terminal.print_table(built, console)
+        if arguments.definitions:
+            for quantity in built.columns:
+                print(f"{quantity.name}: {quantity.meaning}")
+    else:
+        sys.stdout.write(table.render(built, arguments.format))
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

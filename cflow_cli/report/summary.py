@@ -1,0 +1,233 @@
+"""One row per run: the quantities of :mod:`cflow_cli.report.definitions`, and what must be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cflow_cli.errors import UserError
+from cflow_cli.records import Status
+from cflow_cli.report import definitions
+from cflow_cli.storage import Run, read_run
+
+_COLUMNS = (
+    "step",
+    "process",
+    "loss",
+    "test_accuracy",
+    "effective_sharpness",
+    "num_critical",
+    "predicted_loss",
+    "grad_norm_sq",
+    "predicted_grad_norm_sq",
+    "distance_to_discrete",
+    "status",
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report says about one run.
+
+    Parameters
+    ----------
+    folder
+        Where it is.
+    values
+        Quantity name to value; absent or None where it does not exist.
+    flows
+        Flows of the run.
+    notes
+        Sentences: why it failed, which process stopped or did not converge.
+    config
+        The resolved config with dotted keys, ``optimizer.b2`` and so on.
+    """
+
+    folder: Path
+    values: dict[str, Any]
+    flows: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """Value of a quantity or of a dotted key of the config."""
+        return self.values.get(name, self.config.get(name))
+
+
+def summarise_folder(folder: Path, name: str | None = None) -> Summary:
+    """Summarise one run folder; a run that cannot be read becomes a row that says so.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    name
+        How the report calls it; by default the folder's name.
+    """
+    name = name or folder.name
+    try:
+        run = read_run(folder)
+    except UserError as error:
+        return Summary(folder, {"run": name, "status": "unreadable"}, notes=(str(error),))
+    try:
+        return summarise(run, name)
+    except UserError as error:
+        values = {"run": name, **_identity(run), "status": "unreadable"}
+        return Summary(folder, values, notes=(str(error),), config=flat(run.config))
+
+
+def summarise(run: Run, name: str | None = None) -> Summary:
+    """Compute every quantity of one run.
+
+    Parameters
+    ----------
+    run
+        As read from disk; may still be going on.
+    name
+        How the report calls it; by default the folder's name.
+    """
+    metrics = run.table("metrics", _COLUMNS)
+    present = [str(process) for process in metrics["process"].unique()]
+    flows = tuple(process for process in present if definitions.is_flow(process))
+    values: dict[str, Any] = {"run": name or run.folder.name, **_identity(run)}
+    notes = _notes(run, metrics, flows)
+
+    def of(process: str, column: str) -> pd.Series:
+        return definitions.series(metrics, process, column)
+
+    discrete = "discrete" if "discrete" in present else "midpoint"
+    loss = of(discrete, "loss")
+    grad = of(discrete, "grad_norm_sq")
+    values["steps"] = None if metrics.empty else int(metrics["step"].max()) + 1
+    values["final_loss"] = _last(loss)
+    values["final_test_accuracy"] = _last(of(discrete, "test_accuracy"))
+
+    witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
+    branch = _branch(run, metrics, flows)
+    if witness:
+        edge = definitions.onset(of(witness, "effective_sharpness"), branch)
+        critical = _last(of(witness, "num_critical"))
+        values |= {"edge_step": edge, "num_critical": None if critical is None else int(critical)}
+        if edge is not None:
+            real = "midpoint" if "midpoint" in present else discrete
+            values["s_eff"] = _mean_from(of(real, "effective_sharpness"), edge)
+            for flow in flows:
+                values[f"s_eff_{flow}"] = _mean_from(of(flow, "effective_sharpness"), edge)
+
+    distances = {flow: of(flow, "distance_to_discrete") for flow in flows}
+    for flow in flows:
+        values[f"final_loss_{flow}"] = _last(of(flow, "loss"))
+        values[f"distance_{flow}"] = definitions.mean_distance(distances[flow])
+        for what, column, measured in (("loss", "loss", loss), ("grad", "grad_norm_sq", grad)):
+            predicted = definitions.prediction(metrics, flow, column)
+            values[f"{what}_error_{flow}"] = definitions.relative_error(measured, predicted)
+        if "stable" in flows and flow != "stable":
+            ratio = definitions.distance_ratio(distances[flow], distances["stable"])
+            values[f"distance_ratio_{flow}"] = ratio
+            notes += _unequal(flow, distances)
+    known = {
+        name: None if isinstance(value, float) and value != value else value for name, value in values.items()
+    }
+    return Summary(run.folder, known, flows, tuple(notes), flat(run.config))
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested config into dotted keys; lists become text."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+    return out
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Shortest names that tell runs apart: their paths below the deepest folder they share."""
+    resolved = [folder.resolve() for folder in folders]
+    if len(resolved) == 1:
+        return [resolved[0].name]
+    shared = 0
+    for level in zip(*(folder.parts[:-1] for folder in resolved)):
+        if len(set(level)) > 1:
+            break
+        shared += 1
+    return [str(Path(*folder.parts[shared:])) for folder in resolved]
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What was run, as far as manifest and config tell, and how it ended."""
+    manifest, config = run.manifest, run.config
+    choices = manifest.get("choices") or manifest
+
+    def chosen(group: str) -> str | None:
+        node = config.get(group)
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        name = choices.get(group) or (str(target).rsplit(".", 1)[-1] if target else None)
+        return name if isinstance(name, str) else None
+
+    lr = config.get("lr", manifest.get("lr"))
+    return {
+        "optimizer": chosen("optimizer"),
+        "lr": lr if isinstance(lr, int | float) or lr is None else str(lr),
+        "model": chosen("model"),
+        "data": chosen("data"),
+        "loss_function": chosen("loss"),
+        "seed": config.get("seed", manifest.get("seed")),
+        "dtype": manifest.get("dtype", config.get("dtype")),
+        "num_parameters": manifest.get("num_parameters"),
+        "status": run.status,
+        "wall_seconds": manifest.get("wall_seconds"),
+    }
+
+
+def _branch(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> int:
+    rows = metrics.loc[metrics["process"].isin(list(flows)), "step"]
+    return int(rows.min()) if len(rows) else int(run.manifest.get("warm_start") or 0)
+
+
+def _notes(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> list[str]:
+    notes = []
+    wanted = run.config.get("steps", run.manifest.get("steps"))
+    reached = 0 if metrics.empty else int(metrics["step"].max()) + 1
+    progress = f"{reached} of {wanted} steps" if wanted else f"{reached} steps"
+    if run.status == "killed":
+        notes.append(f"killed: its process is gone, after {progress}")
+    elif run.status != "done":
+        reason = run.manifest.get("reason")
+        notes.append(f"{run.status} after {progress}" + (f": {reason}" if reason else ""))
+    complaints = metrics[metrics["status"] != Status.OK.label]
+    for (process, label), rows in complaints.groupby(["process", "status"], observed=True, sort=False):
+        status = next((status for status in Status if status.label == label), None)
+        sentence = status.sentence if status else str(label)
+        if status is not None and status.stops:
+            notes.append(f"{process} stopped at step {int(rows['step'].min())}: {sentence}")
+        else:
+            of_all = int((metrics["process"] == process).sum())
+            notes.append(f"{process}: {label} at {len(rows)} of {of_all} steps: {sentence}")
+    for flow in flows:
+        if metrics.loc[metrics["process"] == flow, "distance_to_discrete"].isna().all():
+            notes.append(f"{flow}: its distance from the optimizer was not recorded")
+    return notes
+
+
+def _unequal(flow: str, distances: Mapping[str, pd.Series]) -> list[str]:
+    """Say over which steps two flows were compared if one of them stopped earlier."""
+    ends = {name: int(distances[name].index[-1]) for name in (flow, "stable") if not distances[name].empty}
+    if len(set(ends.values())) < 2:
+        return []
+    last = min(ends.values())
+    first = max(last - definitions.TAIL + 1, 0)
+    return [f"{flow} / stable compares steps {first} to {last}, the last that both reached"]
+
+
+def _last(values: pd.Series) -> float | None:
+    return float(values.iloc[-1]) if len(values) else None
+
+
+def _mean_from(values: pd.Series, step: int) -> float:
+    return float(values[values.index >= step].mean())

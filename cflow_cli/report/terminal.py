@@ -1,0 +1,90 @@
+"""A table on the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from cflow_cli.report.definitions import Quantity
+from cflow_cli.report.table import Table, cells, show
+
+_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow"}
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table so that it fits the width of the terminal.
+
+    Up to three runs stand side by side, one line per quantity. More are one line each; columns that
+    do not fit are left out from the right and named below.
+
+    Parameters
+    ----------
+    table
+        From :func:`cflow_cli.report.table.build`.
+    console
+        Where to print.
+    """
+    texts = cells(table)
+    if len(table.rows) <= 3:
+        dropped: list[Quantity] = []
+        console.print(_standing(table, texts))
+    else:
+        lying, dropped = _lying(table, texts, console.width)
+        console.print(lying)
+    if table.shared:
+        shared = ", ".join(f"{heading} {show(value, 'number')}" for heading, value in table.shared)
+        console.print(Text(f"in all runs: {shared}"))
+    for run, note in table.notes:
+        console.print(Text(f"{run}: {note}" if len(table.rows) > 1 else note, style="yellow"), soft_wrap=True)
+    if dropped:
+        names = ", ".join(quantity.name for quantity in dropped)
+        console.print(Text(f"not shown for want of width: {names} (--metric, --format csv)", style="dim"))
+
+
+def _standing(table: Table, texts: list[list[str]]) -> RichTable:
+    out = RichTable(box=box.SIMPLE, show_header=len(texts) > 1, pad_edge=False)
+    first = table.columns[0]
+    out.add_column(first.heading, no_wrap=True)
+    for row in texts:
+        out.add_column(Text(row[0]), justify="left", overflow="fold")
+    for place, column in enumerate(table.columns):
+        if place or len(texts) == 1:
+            out.add_row(column.heading, *(_text(row[place], column) for row in texts))
+    return out
+
+
+def _lying(table: Table, texts: list[list[str]], width: int) -> tuple[RichTable, list[Quantity]]:
+    headings = [column.heading.replace(" ", "\n") for column in table.columns]
+    widths = [
+        max(len(piece) for piece in (*heading.split("\n"), *(row[place] for row in texts)))
+        for place, heading in enumerate(headings)
+    ]
+    # Status and the first column always stay; of the rest, as many as fit, from the left.
+    status = [place for place, column in enumerate(table.columns) if column.name == "status"]
+    kept = sorted({0, *status})
+    room = width - sum(widths[place] + 2 for place in kept)
+    for place in range(1, len(headings)):
+        if place not in kept:
+            room -= widths[place] + 2
+            if room < 0:
+                break
+            kept = sorted([*kept, place])
+    out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for place in kept:
+        column = table.columns[place]
+        out.add_column(
+            headings[place],
+            justify="left" if column.kind == "text" else "right",
+            no_wrap=place != 0,
+            overflow="fold",
+            vertical="bottom" if place else "top",
+        )
+    for row in texts:
+        out.add_row(*(_text(row[place], table.columns[place]) for place in kept))
+    return out, [column for place, column in enumerate(table.columns) if place not in kept]
+
+
+def _text(text: str, column: Quantity) -> Text:
+    return Text(text, style=_STYLES.get(text, "red") if column.name == "status" else "")
