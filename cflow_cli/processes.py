@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .curvature.block import gram, random_rows, track
-from .flows.flow import FlowState, FlowStepper
+from .flows.base import FlowState, FlowStep, Stepper
 from .optimizers.update_map import UpdateMap
 from .options import EigsOptions
 from .problem import Evaluation, Linearization, Problem
@@ -79,6 +79,7 @@ class Process(Protocol[S]):
         """Number of tracked directions."""
 
     stops_when_full: bool
+    tracks_all: bool
 
 
 class Observed(NamedTuple):
@@ -100,6 +101,7 @@ class Observer(eqx.Module):
     eigs: EigsOptions = eqx.field(static=True)
     midpoint: bool = eqx.field(static=True)
     stops_when_full = False
+    tracks_all = True
 
     def init(self, weights: Array, block: int, key: Array) -> Observed:
         """State that knows nothing yet."""
@@ -174,18 +176,22 @@ class StepperState(NamedTuple):
 
 
 class FlowProcess(eqx.Module):
-    """Steps a stable or central flow; ``state.flow.oscillates`` says which, so both share one compiled program."""
+    """Steps a flow beside the discrete run and records what it predicts."""
 
-    stepper: FlowStepper
+    stepper: Stepper
     eigs: EigsOptions = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
     stops_when_full = True
 
-    def init(self, weights: Array, optimizer_state: Any, block: int, key: Array, *, oscillates: bool) -> StepperState:
+    @property
+    def tracks_all(self) -> bool:
+        """Whether the block must hold every eigenvalue above ``eigs.track_above``."""
+        return self.stepper.tracks_all
+
+    def init(self, weights: Array, optimizer_state: Any, block: int, key: Array) -> StepperState:
         """Branch off the discrete run at ``weights`` and ``optimizer_state``."""
         rows = random_rows(key, block, weights.shape[0], weights.dtype)
-        x = jnp.zeros((block, block), weights.dtype)
-        flow = FlowState(weights, optimizer_state, rows, x, jnp.asarray(oscillates))
+        flow = FlowState(weights, optimizer_state, rows, jnp.zeros((block, block), weights.dtype))
         return StepperState(flow, _hessian_rows(self.stepper.optimizer, self.eigs, rows))
 
     def resize(self, state: StepperState, block: int, key: Array) -> StepperState:
@@ -212,51 +218,67 @@ class FlowProcess(eqx.Module):
         counters = start.optimizer
         flow = start._replace(vectors=_probed(start.vectors, context.key, ref.step))
         flow, first = self.stepper(problem, flow, counters, ref.iterations)
-        hvps, thirds, status, residual = (
-            first.pairs.hvps, first.third_derivatives, first.status, first.sdcp_residual,
-        )
+        spent = _spent(first)
         if self.substeps > 1:
 
-            def part(carry: Any, _: None) -> tuple[Any, None]:
-                flow, hvps, thirds, status, residual = carry
+            def part(_: Array, carry: tuple[FlowState, Any]) -> tuple[FlowState, Any]:
+                flow, spent = carry
                 flow, found = self.stepper(problem, flow, counters, ref.iterations)
-                return (
-                    flow, hvps + found.pairs.hvps, thirds + found.third_derivatives,
-                    jnp.maximum(status, found.status), jnp.maximum(residual, found.sdcp_residual),
-                ), None
+                more = _spent(found)
+                return flow, {k: jnp.maximum(spent[k], v) if k in _WORST else spent[k] + v for k, v in more.items()}
 
-            carry = (flow, hvps, thirds, status, residual)
-            (flow, hvps, thirds, status, residual), _ = jax.lax.scan(part, carry, None, length=self.substeps - 1)
+            flow, spent = jax.lax.fori_loop(1, self.substeps, part, (flow, spent))
 
-        w, pairs, linear = start.weights, first.pairs, first.linear
+        w, pairs, linear, d = start.weights, first.pairs, first.linear, first.preconditioner
         hessian, raw, raw_hvps = _raw_sharpness(
-            self.stepper.optimizer, self.eigs, linear, first.preconditioner, pairs.values, state.hessian, ref.step
+            self.stepper.optimizer, self.eigs, linear, d, pairs.values, state.hessian, ref.step
         )
-        status = jnp.where(pairs.values[0] > self.eigs.max_sharpness, Status.TOO_SHARP, status)
+        status = jnp.where(pairs.values[0] > self.eigs.max_sharpness, Status.TOO_SHARP, spent["status"])
         status = jnp.where(_exploded(linear.loss, context), Status.DIVERGED, status)
-        sigma, basis = jnp.linalg.eigh(first.x)
-        sigma, basis = sigma[::-1], basis[:, ::-1]
         away = ref.weights - w
-        along = (pairs.vectors / jnp.sqrt(first.preconditioner)) @ away
-        exists = (jnp.arange(sigma.shape[0]) < first.num_critical) & start.oscillates
-        i = context.coordinates
-        record = _common(problem, context, self.eigs, linear, first.preconditioner, pairs.values, w, ref) | {
-            "predicted_loss": first.predicted_loss,
-            "predicted_grad_norm_sq": first.predicted_grad_norm_sq,
-            "sigma_trace": jnp.trace(first.x),
+        record = _common(problem, context, self.eigs, linear, d, pairs.values, w, ref) | spent
+        record |= {
             "distance_to_discrete": jnp.linalg.norm(away),
             "eigen_residual": _critical_residual(pairs, self.eigs),
-            "sdcp_residual": residual,
-            "gradients": jnp.asarray(self.substeps, jnp.int32),
-            "hvps": hvps + raw_hvps,
-            "third_derivatives": thirds,
+            "hvps": spent["hvps"] + raw_hvps,
             "status": status.astype(jnp.int32),
             "hessian": raw,
-            "sigma": jnp.where(exists, sigma, jnp.nan),
-            "sigma_measured": jnp.where(exists, (along @ basis) ** 2, jnp.nan),
-            "predicted_grad_sq": linear.gradient[i] ** 2 + first.gradient_variance[i],
         }
+        if first.oscillation is not None:
+            record |= _oscillation_record(first, away, record["num_critical"], context)
         return StepperState(flow, hessian), record
+
+
+_WORST = ("status", "sdcp_residual")
+
+
+def _spent(found: FlowStep) -> Record:
+    """Costs of a sub-step, which add up, and its troubles, of which the worst counts."""
+    spent = {
+        "gradients": found.gradients,
+        "hvps": found.pairs.hvps,
+        "third_derivatives": found.third_derivatives,
+        "status": found.status,
+    }
+    return spent if found.oscillation is None else spent | {"sdcp_residual": found.oscillation.residual}
+
+
+def _oscillation_record(found: FlowStep, away: Array, critical: Array, context: Context) -> Record:
+    """Predictions of a flow with an oscillation, and the displacement of the real optimizer along Σ's axes."""
+    x = found.oscillation.x
+    sigma, basis = jnp.linalg.eigh(x)
+    sigma, basis = sigma[::-1], basis[:, ::-1]
+    along = (found.pairs.vectors / jnp.sqrt(found.preconditioner)) @ away
+    exists = jnp.arange(sigma.shape[0]) < critical
+    i = context.coordinates
+    return {
+        "predicted_loss": found.oscillation.loss,
+        "predicted_grad_norm_sq": found.oscillation.grad_norm_sq,
+        "sigma_trace": jnp.trace(x),
+        "sigma": jnp.where(exists, sigma, jnp.nan),
+        "sigma_measured": jnp.where(exists, (along @ basis) ** 2, jnp.nan),
+        "predicted_grad_sq": found.linear.gradient[i] ** 2 + found.oscillation.gradient_variance[i],
+    }
 
 
 def _common(
@@ -400,7 +422,7 @@ def run_chunk(
     def body(carry: tuple[Any, Record, Array, Array, Array]) -> tuple[Any, Record, Array, Array, Array]:
         state, records, r, _, _ = carry
         new, record = process.step(problem, context, state, reference(r))
-        short = record["num_tracked"] > block - process.eigs.guard
+        short = process.tracks_all & (record["num_tracked"] > block - process.eigs.guard)
         healthy = record["status"] < Status.DIVERGED
         grow = short & healthy & (not full)
         if full and process.stops_when_full:

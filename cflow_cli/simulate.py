@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int
 
 from . import options
 from .errors import UserError
-from .flows.flow import FlowStepper
 from .optimizers.update_map import UpdateMap
 from .options import EigsOptions
 from .problem import Problem
@@ -31,9 +30,6 @@ from .records import EIGENVALUES, METRICS, Status
 _BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _PATH_BYTES = 256 * 2**20
 _LONGEST_CHUNK = 50
-# A whole step of the optimizer is compared with the flow; below this many weights single third derivatives leave
-# a processor idle and three at a time are faster.
-_SMALL = 50_000
 _ADAPTIVE_WARM_START = 5
 
 NAMED = {cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)}
@@ -255,15 +251,7 @@ class Simulation:
 
     def _process(self, spec: Any) -> Any:
         if isinstance(spec, options.Flow):
-            stepper = FlowStepper(
-                optimizer=self.optimizer,
-                dt=1 / spec.substeps,
-                track_above=self.eigs.track_above,
-                critical_above=self.eigs.critical_above,
-                tolerance=self.eigs.tolerance,
-                pair_batch=3 if self.problem.num_parameters < _SMALL else 1,
-            )
-            return FlowProcess(stepper, self.eigs, spec.substeps)
+            return FlowProcess(spec.stepper(self.optimizer, self.eigs), self.eigs, spec.substeps)
         return Observer(self.optimizer, self.eigs, isinstance(spec, options.Midpoint))
 
     @property
@@ -310,9 +298,9 @@ class Simulation:
             self.problem, self.optimizer, begin, self._rows, jnp.asarray(count), self._kick_key,
             jnp.asarray(self._kick, self.problem.w0.dtype),
         )
-        for name, run in self._runs.items():
+        for run in self._runs.values():
             if run.state is None and (not _is_flow(run.process) or first >= self.warm_start):
-                run.state = self._initial(name, run.process, begin)
+                run.state = self._initial(run.process, begin)
         at_work = [r for r in self._runs.values() if r.state is not None and not r.status.stops]
         parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
         chunk = _collect(first + count, [p for part in parts for p in part[0]], self._rates(first, count))
@@ -320,10 +308,9 @@ class Simulation:
         self._chunks.append(chunk)
         return chunk
 
-    def _initial(self, name: str, process: Any, at: DiscreteState) -> Any:
+    def _initial(self, process: Any, at: DiscreteState) -> Any:
         if _is_flow(process):
-            oscillates = name != options.Stable.name
-            return process.init(at.weights, at.optimizer, self._block, self._block_key, oscillates=oscillates)
+            return process.init(at.weights, at.optimizer, self._block, self._block_key)
         return process.init(at.weights, self._block, self._block_key)
 
     def _advance_process(

@@ -122,7 +122,7 @@ def track(
 
     def unmet(pairs: RitzPairs) -> Bool[Array, ""]:
         wanted = (pairs.values > above) | (jnp.arange(size) == 0)
-        scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * above)
+        scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * jnp.max(jnp.abs(pairs.values)))
         return jnp.any(wanted & (pairs.residuals > tolerance * scale))
 
     def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:

@@ -1,0 +1,110 @@
+"""What every flow has: its state, what a step finds out, and the interface of a stepper."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..curvature.block import RitzPairs
+from ..optimizers.update_map import COUNTER, UpdateMap
+from ..problem import Linearization, Problem
+from ..records import Status
+
+
+class FlowState(NamedTuple):
+    """State of a flow.
+
+    Parameters
+    ----------
+    weights
+        w, shape (n,).
+    optimizer
+        Averaged optimizer state.
+    vectors
+        Orthonormal tracked eigenvectors of D^½ H D^½, shape (block, n).
+    x
+        X in their basis, shape (block, block); zero outside the critical directions.
+    """
+
+    weights: Float[Array, " params"]
+    optimizer: Any
+    vectors: Float[Array, "block params"]
+    x: Float[Array, "block block"]
+
+
+class Oscillation(NamedTuple):
+    """The oscillation around a flow, and the averages it predicts.
+
+    Parameters
+    ----------
+    x
+        X in the basis of the tracked eigenvectors, shape (block, block).
+    loss, grad_norm_sq
+        Predicted time averages of the optimizer's loss and squared gradient norm.
+    gradient_variance
+        diag(HΣH), shape (n,).
+    residual
+        Largest violated complementarity condition after scaling.
+    """
+
+    x: Float[Array, "block block"]
+    loss: Float[Array, ""]
+    grad_norm_sq: Float[Array, ""]
+    gradient_variance: Float[Array, " params"]
+    residual: Float[Array, ""]
+
+
+class FlowStep(NamedTuple):
+    """What a step found out about its starting point, and what it cost."""
+
+    linear: Linearization
+    pairs: RitzPairs
+    preconditioner: Float[Array, " params_or_1"]
+    oscillation: Oscillation | None
+    gradients: Int[Array, ""]
+    third_derivatives: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class Stepper(Protocol):
+    """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``."""
+
+    optimizer: UpdateMap
+    tracks_all: bool
+    """Whether every eigenvalue above ``eigs.track_above`` must be in the block."""
+
+    def __call__(
+        self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
+    ) -> tuple[FlowState, FlowStep]:
+        """Take one sub-step.
+
+        Parameters
+        ----------
+        problem
+            L and its derivatives.
+        state
+            Where to start from.
+        counters
+            Optimizer state at the start of the whole step, whose counters all its sub-steps use.
+        iterations
+            Expansions the eigensolver may use.
+        """
+
+
+def with_counters(optimizer: UpdateMap, state: Any, counters: Any) -> Any:
+    """``state`` with the counters of another."""
+    leaves = [
+        c if p == COUNTER else x
+        for x, c, p in zip(jax.tree.leaves(state), jax.tree.leaves(counters), optimizer.parity, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def status_of(pairs: RitzPairs, d: Array, solved: Bool[Array, ""] | bool = True) -> Int[Array, ""]:
+    """Worst of what a step reports about its own computation."""
+    status = jnp.where(pairs.converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
+    status = jnp.where(solved, status, Status.SDCP_NOT_CONVERGED)
+    return jnp.where(jnp.all((d > 0) & jnp.isfinite(d)), status, Status.NOT_POSITIVE).astype(jnp.int32)

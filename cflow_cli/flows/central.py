@@ -1,0 +1,210 @@
+"""The central flow of any smooth elementwise optimizer.
+
+The state of the optimizer is averaged over its oscillation δ with covariance Σ = U X Uᵀ along the critical directions,
+H u = λ D⁻¹ u, UᵀD⁻¹U = I. To second order the average gradient is ∇L + ½∇⟨H, Σ⟩ and the oscillating gradient has
+variance diag(HΣH) = diag(G X Gᵀ) per weight, G = HU. X follows from three conditions on the end of the step: X ⪰ 0, no
+effective eigenvalue above 2, and complementarity of the two. With no critical direction the step is that of the
+stable flow, and with dt = 1 that of the optimizer.
+
+Sources: Cohen et al., *Understanding Optimization in Deep Learning with Central Flows*, arXiv:2410.24206, for gradient
+descent and RMSProp; the form for a general update map, with momentum, is derived in the documentation (concepts).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..curvature.block import combine, gram, track
+from ..optimizers.update_map import UpdateMap
+from ..problem import Problem
+from . import sdcp
+from .base import FlowState, FlowStep, Oscillation, status_of, with_counters
+
+# Largest excess over 2 that one step takes away. Above the edge (after branching off, at a jump of the learning rate)
+# the flow comes down gradually, as the optimizer does.
+_DEFICIT = 0.1
+
+
+class CentralStepper(eqx.Module):
+    """The step of the central flow over a time dt.
+
+    Parameters
+    ----------
+    optimizer
+        The update map whose average is followed.
+    dt
+        Part of an optimizer step; 1 takes whole steps.
+    track_above, critical_above, tolerance
+        As in :class:`cflow_cli.options.EigsOptions`.
+    pair_batch
+        Third derivatives evaluated together: 1, or 3 where single ones leave the device idle.
+    """
+
+    optimizer: UpdateMap
+    dt: float = eqx.field(static=True)
+    track_above: float = eqx.field(static=True)
+    critical_above: float = eqx.field(static=True)
+    tolerance: float = eqx.field(static=True)
+    pair_batch: int = eqx.field(static=True)
+    tracks_all = True
+
+    def __call__(
+        self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
+    ) -> tuple[FlowState, FlowStep]:
+        """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
+        w, block = state.weights, state.vectors.shape[0]
+        linear = problem.linearize(w)
+        d, response = self.optimizer.linear_response(state.optimizer)
+        root = jnp.sqrt(d)
+        pairs = track(
+            lambda rows: root * linear.hvp(root * rows),
+            state.vectors,
+            above=self.track_above,
+            tolerance=self.tolerance,
+            max_iterations=iterations,
+        )
+        u, covectors, hu = pairs.vectors * root, pairs.vectors / root, pairs.products / root
+        critical = jnp.sum(pairs.values > self.critical_above)
+        n_pairs = critical * (critical + 1) // 2
+        thirds = self._third_derivatives(problem, w, u, n_pairs)
+
+        decay = pairs.values * self.dt
+        damped = jnp.where(jnp.arange(block) < critical, -jnp.expm1(-decay) / decay - 1, 0)
+
+        def damp(v: Float[Array, " params"]) -> Float[Array, " params"]:
+            """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of it there."""
+            return v + combine((gram(v[None], u) * damped), covectors)[0]
+
+        before = with_counters(self.optimizer, state.optimizer, counters)
+
+        def smooth(_: None) -> tuple[Any, ...]:
+            after, delta = self.optimizer(before, linear.gradient, w)
+            after = self.optimizer.part_of_step(before, after, linear.gradient, w, self.dt)
+            return after, delta, jnp.zeros_like(state.x), jnp.zeros_like(w), jnp.zeros((), w.dtype), jnp.asarray(True)
+
+        def oscillating(_: None) -> tuple[Any, ...]:
+            turn = gram(pairs.vectors, state.vectors)
+            active = jnp.arange(block) < critical
+            both = active[:, None] & active[None, :]
+            guess = jnp.where(both, turn @ state.x @ turn.T, 0)
+            # The averaged map is smooth in X, but its derivative needs some variance to be taken at.
+            floor = 1e-4 * jnp.abs(linear.loss) + jnp.finfo(w.dtype).tiny
+            guess = guess + jnp.diag(jnp.where(active, floor, 0).astype(w.dtype))
+            return self._solve(
+                before, w, linear.gradient, damp, thirds, n_pairs, u, jnp.where(active[:, None], hu, 0), pairs.values,
+                d, response, guess, both,
+            )
+
+        after, delta, x, variance, residual, solved = jax.lax.cond(critical > 0, oscillating, smooth, None)
+        found = FlowStep(
+            linear=linear,
+            pairs=pairs,
+            preconditioner=d,
+            oscillation=Oscillation(
+                x=x,
+                loss=linear.loss + jnp.sum(pairs.values * jnp.diag(x)) / 2,
+                grad_norm_sq=linear.gradient @ linear.gradient + jnp.sum(gram(hu, hu) * x),
+                gradient_variance=variance,
+                residual=residual,
+            ),
+            gradients=jnp.ones((), jnp.int32),
+            third_derivatives=n_pairs.astype(jnp.int32),
+            status=status_of(pairs, d, solved),
+        )
+        return FlowState(w + self.dt * delta, after, pairs.vectors, x), found
+
+    def _third_derivatives(
+        self, problem: Problem, w: Array, u: Float[Array, "block params"], count: Int[Array, ""]
+    ) -> Float[Array, "pairs params"]:
+        """N_ij = ∇_w(u_iᵀ H u_j) of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
+
+        A loop of as many passes as there are pairs, so that one compiled program serves any number of them.
+        """
+        i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(u.shape[0]))
+        buffer = jnp.zeros((i.shape[0], w.shape[0]), w.dtype)
+
+        def fill(at: Array, buffer: Array, size: int) -> Array:
+            rows = jax.vmap(lambda a, b: problem.third(w, u[a], u[b]))(
+                jax.lax.dynamic_slice(i, (at,), (size,)), jax.lax.dynamic_slice(j, (at,), (size,))
+            )
+            return jax.lax.dynamic_update_slice(buffer, rows, (at, jnp.zeros_like(at)))
+
+        count = count.astype(jnp.int32)
+        if self.pair_batch == 1 or u.shape[0] < 2:
+            return jax.lax.fori_loop(0, count, lambda p, b: fill(p, b, 1), buffer)
+        # k(k+1)/2 is a multiple of three or one more.
+        buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
+        return jax.lax.fori_loop(count - count % 3, count, lambda p, b: fill(p, b, 1), buffer)
+
+    def _solve(
+        self,
+        before: Any,
+        w: Array,
+        gradient: Array,
+        damp: Any,
+        thirds: Float[Array, "pairs params"],
+        n_pairs: Int[Array, ""],
+        u: Float[Array, "block params"],
+        hu: Float[Array, "block params"],
+        values: Float[Array, " block"],
+        d: Array,
+        response: list[Array],
+        guess: Float[Array, "block block"],
+        both: Bool[Array, "block block"],
+    ) -> tuple[Any, ...]:
+        """X from the complementarity conditions on the end of the step, and the step with it.
+
+        A_next(X) = diag(2 − λ) + 2Uᵀ(D'⁻¹ − D⁻¹)U − N·Δw, linearised about the X of the step before.
+        """
+        k, dtype = values.shape[0], w.dtype
+        i, j = sdcp.pairs(k)
+        index_i, index_j = jnp.asarray(i), jnp.asarray(j)
+        # Inner products of packed matrices count off-diagonal entries twice.
+        twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
+
+        def forces(x: Float[Array, "block block"]) -> tuple[Array, Array]:
+            """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient."""
+            penalty = combine((0.5 * twice * sdcp.pack(x))[None], thirds)[0]
+            return damp(gradient + penalty), jnp.sum(combine(x, hu) * hu, axis=0)
+
+        def step(g: Array, variance: Array) -> tuple[Any, Array]:
+            after, delta = self.optimizer.averaged(before, g, variance, w, response)
+            return self.optimizer.part_of_step(before, after, g, w, self.dt), delta
+
+        def end(g: Array, variance: Array) -> tuple[Array, Array]:
+            """D'⁻¹ and Δw/dt at the end of the step."""
+            after, delta = step(g, variance)
+            return 1 / self.optimizer.linear_response(after)[0], delta
+
+        (stiffness, delta), derivative = jax.linearize(end, *forces(guess))
+        slack = jnp.maximum(2 - values, -_DEFICIT)
+        stiffening = combine(u * (stiffness - 1 / d), u.T)
+        start = sdcp.pack(jnp.diag(slack) + jnp.where(both, 2 * stiffening, 0))
+        start = start - self.dt * twice * combine(thirds, delta[:, None])[:, 0]
+
+        def column(p: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            """Response of the end of the step to the p-th packed entry of X."""
+            stiffenings, deltas = carry
+            a, b = index_i[p], index_j[p]
+            dg, dv = damp(0.5 * twice[p] * thirds[p]), twice[p] * hu[a] * hu[b]
+            d_stiffness, d_delta = derivative(dg, dv)
+            deltas = jax.lax.dynamic_update_slice(deltas, d_delta[None], (p, jnp.zeros_like(p)))
+            if self.optimizer.adaptive:
+                packed = sdcp.pack(jnp.where(both, combine(u * d_stiffness, u.T), 0))
+                stiffenings = jax.lax.dynamic_update_slice(stiffenings, packed[:, None], (jnp.zeros_like(p), p))
+            return stiffenings, deltas
+
+        empty = (jnp.zeros((len(i), len(i)), dtype), jnp.zeros_like(thirds))
+        stiffenings, deltas = jax.lax.fori_loop(0, n_pairs.astype(jnp.int32), column, empty)
+        operator = 2 * stiffenings - self.dt * twice[:, None] * gram(thirds, deltas)
+        found = sdcp.solve(sdcp.unpack(start - operator @ sdcp.pack(guess), k), operator, guess)
+        x = jnp.where(both, found.x, 0)
+        g, variance = forces(x)
+        after, delta = step(g, variance)
+        return after, delta, x, variance, found.residual, found.converged
