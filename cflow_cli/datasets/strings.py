@@ -23,7 +23,8 @@ def continued_strings(
 ) -> Dataset:
     """Random strings followed by ``answer`` of them, as inputs and targets of next-token prediction.
 
-    Inputs are all tokens but the last, targets all but the first. The first ``length − 1`` targets are masked: they are random, so nothing could predict them.
+    Inputs are all tokens but the last, targets all but the first. The first
+    ``length − 1`` targets are masked: they are random, so nothing could predict them.
 
     Raises
     ------

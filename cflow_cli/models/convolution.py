@@ -1,4 +1,4 @@
-"""Convolutions and poolings of images (n, h, w, channels) whose derivatives are fast under ``vmap``."""
+"""Convolutions and poolings of images (n, h, w, channels)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -15,16 +16,32 @@ def patches(x: Float[Array, "n h w c"], size: int, stride: int = 1) -> Float[Arr
     before, after = (size - 1) // 2, size // 2
     _, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-    shifted = [padded[:, i : i + h : stride, j : j + w : stride, :] for i in range(size) for j in range(size)]
-    return jnp.concatenate(shifted, axis=-1)
+    # Columns, then rows: two short concatenations, because XLA computes what it concatenates once per operand.
+    columns = jnp.concatenate([padded[:, :, j : j + w : stride, :] for j in range(size)], axis=-1)
+    return jnp.concatenate([columns[:, i : i + h : stride] for i in range(size)], axis=-1)
+
+
+def convolve(
+    x: Float[Array, "n h w c"], weight: Float[Array, "patch outputs"], size: int, stride: int = 1
+) -> Float[Array, "n h2 w2 outputs"]:
+    """Zero-padded convolution, equal to ``patches(x, size, stride) @ weight``."""
+    if x.dtype != jnp.float32:
+        # XLA has a fast convolution on the CPU for single precision only; in double the product is 3 times faster.
+        return patches(x, size, stride) @ weight
+    before, after = (size - 1) // 2, size // 2
+    return lax.conv_general_dilated(
+        x,
+        weight.reshape(size, size, x.shape[-1], -1),
+        window_strides=(stride, stride),
+        padding=((before, after), (before, after)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class Conv(eqx.Module):
-    """A "same" convolution without bias, as patches times a matrix.
+    """A "same" convolution without bias, its kernel as a matrix.
 
-    Written as a matrix product because derivatives are taken along many directions of the weights at once:
-    ``vmap`` turns a convolution over its kernel into a grouped convolution, which is slow, but a product
-    into one larger product. Initialised uniformly in ±scale/√fan_in unless ``deviation`` asks for a normal.
+    Initialised uniformly in ±scale/√fan_in unless ``deviation`` asks for a normal.
     """
 
     weight: Float[Array, "patch outputs"]
@@ -53,7 +70,7 @@ class Conv(eqx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 outputs"]:
         """Convolve a batch of images."""
-        return patches(x, self.size, self.stride) @ self.weight
+        return convolve(x, self.weight, self.size, self.stride)
 
 
 def average_pool(x: Float[Array, "n h w c"], window: int) -> Float[Array, "n h2 w2 c"]:
