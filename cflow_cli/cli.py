@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0; 1 for a run that failed; 2 for a request that cannot be carried out; 130 when interrupted.
+        Exit status: 0; 1 for a run that failed; 2 for a request that cannot be carried out; 130 when
+        interrupted.
     """
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -127,7 +128,7 @@ def _help() -> str:
 
 
 def _run(argv: list[str]) -> int:
-    parser = _Parser(prog="cflow run", add_help=False)
+    parser = _Parser(prog="cflow run", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -165,7 +166,7 @@ def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:
 
 
 def _run_help(config_dir: Path | None) -> str:
-    width = min(shutil.get_terminal_size().columns, 110)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     defaults = configs.default_choices()
     groups = []
     for group, choices in configs.groups(config_dir).items():
@@ -208,7 +209,8 @@ def _run_help(config_dir: Path | None) -> str:
 def _entry(name: str, text: str, width: int) -> str:
     start = 30
     lines = textwrap.wrap(text, max(width - start, 30), break_on_hyphens=False) or [""]
-    first = f"  {name:<{start - 4}}  {lines[0]}" if len(name) <= start - 4 else f"  {name}\n{' ' * start}{lines[0]}"
+    gap = " " * (start - 2 - len(name)) if len(name) <= start - 4 else "\n" + " " * start
+    first = f"  {name}{gap}{lines[0]}"
     return "\n".join([first, *(" " * start + line for line in lines[1:])])
 
 
@@ -227,7 +229,8 @@ def _completion(argv: list[str]) -> int:
     parser = _Parser(
         prog="cflow completion",
         description="Print a script that makes a shell complete sub-commands, choices and override keys.",
-        epilog="""bash: eval "$(cflow completion bash)" in ~/.bashrc; zsh alike in ~/.zshrc; fish: cflow completion fish | source""",
+        epilog='bash: eval "$(cflow completion bash)" in ~/.bashrc; zsh: alike in ~/.zshrc; '
+        "fish: cflow completion fish | source",
     )
     parser.add_argument("shell", choices=completion.SHELLS)
     print(completion.script(parser.parse_args(argv).shell), end="")

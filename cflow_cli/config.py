@@ -1,7 +1,8 @@
 """The configuration: where conf/ is, how it is composed, and what its values may be.
 
-Everything a user can get wrong in a config ends here as one sentence, before anything is computed or written. Nothing
-here imports JAX; Hydra is imported only where a config is composed, so that help and completion answer at once.
+Everything a user can get wrong in a config ends here as one sentence, before anything is computed or
+written. Nothing here imports JAX; Hydra is imported only where a config is composed, so that help and
+completion answer at once.
 """
 
 from __future__ import annotations
@@ -124,13 +125,15 @@ def groups(config_dir: Path | None = None) -> dict[str, dict[str, Path]]:
     if (config_dir / f"{PRIMARY}.yaml").exists():
         raise UserError(
             f"--config-dir: {config_dir} has a {PRIMARY}.yaml, which would never be read; "
-            "put its values into experiment/NAME.yaml there (first line: # @package _global_) and add experiment=NAME"
+            "put its values into experiment/NAME.yaml there (first line: # @package _global_) and add "
+            "experiment=NAME"
         )
     for group, choices in _groups_in(config_dir).items():
         for choice, path in choices.items():
             if choice in own.get(group, {}):
                 raise UserError(
-                    f"--config-dir: {path} has the name of a built-in choice and would never be read; rename it"
+                    f"--config-dir: {path} has the name of a built-in choice and would never be read; "
+                    "rename it"
                 )
             own.setdefault(group, {})[choice] = path
     return own
@@ -170,9 +173,7 @@ def override_keys(chosen: Mapping[str, Any], config_dir: Path | None = None) -> 
     """
     keys = top_level()
     available = groups(config_dir)
-    experiment = available.get("experiment", {}).get(str(chosen.get("experiment")))
-    asked = _chosen_by(experiment) if experiment else {}
-    for group, choice in (default_choices() | asked | dict(chosen)).items():
+    for group, choice in (default_choices() | dict(chosen)).items():
         for name in choice if isinstance(choice, list) else [choice]:
             if name in available.get(group, {}):
                 keys |= read_choice(available[group][name], group).keys
@@ -187,15 +188,15 @@ def _chosen_by(experiment: Path) -> dict[str, Any]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"``, or nothing when no known word is close."""
+    """``" (did you mean X?)"``, or nothing when no known word is close."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     same_end = [name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     best = close or same_end
-    return f"; did you mean {best[0]}?" if best else ""
+    return f" (did you mean {best[0]}?)" if best else ""
 
 
-# --- composing ---------------------------------------------------------------------------------------------------------
+# --- composing ------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -220,8 +221,8 @@ def hydra_session(config_dir: Path | None = None) -> Iterator[Hydra]:
     version.setbase("1.3")
     search_path = create_config_search_path(str(conf_dir()))
     if config_dir is not None:
-        # Before "schema", where Hydra's own --config-dir puts it. In the search path, not in an override: the jobs
-        # of a sweep take it with them, also to another machine.
+        # Before "schema", where Hydra's own --config-dir puts it. In the search path, not in an override: the
+        # jobs of a sweep take it with them, also to another machine.
         schema = search_path.get_path().pop()
         search_path.append("command-line", f"file://{config_dir.resolve()}")
         search_path.append(schema.provider, schema.path)
@@ -255,7 +256,7 @@ def composed(
 ) -> DictConfig:
     """Compose within a :func:`hydra_session`, Hydra's own node included, and check.
 
-    With ``multirun`` sweeps such as ``lr=0.1,0.2`` are accepted, and the values are left to be checked one by one.
+    With ``multirun`` sweeps such as ``lr=0.1,0.2`` are accepted; their values are left to be checked.
     """
     from hydra.errors import HydraException
     from hydra.types import RunMode
@@ -273,11 +274,21 @@ def composed(
             from_shell=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        causes = [str(e) for e in (error, error.__cause__) if e is not None]
-        raise UserError(" ".join(" ".join(causes).split())) from error
+        raise UserError(_from_hydra(error)) from error
     if not multirun:
         check(without_hydra(cfg))
     return cfg
+
+
+def _from_hydra(error: Exception) -> str:
+    """One sentence from an error of Hydra's; its own have several lines and list all search paths."""
+    text = " ".join(" ".join(str(e) for e in (error, error.__cause__) if e is not None).split())
+    pattern = r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.*?) Config search"
+    missing = re.search(pattern, text)
+    if missing:
+        sentence = _unknown_choice(missing[1], missing[2], missing[3].split())
+        return sentence + ("; others come with Hydra's plugins" if missing[1].startswith("hydra/") else "")
+    return text
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -293,8 +304,8 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 def sweep_points(overrides: Sequence[str]) -> list[list[str]]:
     """Overrides of single runs that together show every value of a sweep once.
 
-    Not the whole grid: each swept value is put beside the first values of the others, which finds each bad value
-    and stays cheap for large sweeps.
+    Not the whole grid: each swept value is put beside the first values of the others, which finds each bad
+    value and stays cheap for large sweeps.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -325,8 +336,8 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             override = parser.parse_override(text)
         except HydraException:
             return (
-                f"cannot read the override {text!r}; write key=value, as in lr=0.05 or 'model.widths=[64,64]' "
-                "(quoted, so that the shell leaves the brackets alone)"
+                f"cannot read the override {text!r}; write key=value, as in lr=0.05 or "
+                "'model.widths=[64,64]' (quoted, so that the shell leaves the brackets alone)"
             )
         key = override.key_or_group
         if override.is_sweep_override() and not multirun:
@@ -343,17 +354,23 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
                 if name not in available[key] and name not in ("None", "null"):
                     return _unknown_choice(key, str(name), available[key])
         chosen[key] = asked[0] if isinstance(asked[0], list) else str(asked[0])
+    experiment = available.get("experiment", {}).get(str(chosen.get("experiment")))
+    chosen = (_chosen_by(experiment) if experiment else {}) | chosen
     keys = override_keys(chosen, config_dir)
-    tops = set(available) | {key.split(".")[0] for key in keys}
     for override in values:
         key = override.key_or_group
         if "/" in key:
-            return f"unknown config group {key!r}{did_you_mean(key, available)}; groups are {', '.join(available)}"
+            hint = did_you_mean(key, available)
+            return f"unknown config group {key!r}{hint}; groups are {', '.join(available)}"
         known = key in keys or any(other.startswith(key + ".") for other in keys)
         # A node that is a mapping by itself (a schedule's boundaries) takes keys that its file does not list.
         added = override.is_add() or override.is_force_add()
         if not known and not (added and key.split(".")[0] in available):
-            return _unknown_key(key, keys, chosen, available, tops)
+            return _unknown_key(key, keys, chosen, available)
+        if isinstance(keys.get(key), list) and not override.is_sweep_override():
+            value, example = override.value(), str(keys[key]).replace(" ", "")
+            if not isinstance(value, list) and value is not None and "${" not in str(value):
+                return f"{key} must be a list, as in '{key}={example}', got {_shown(value)}"
     return None
 
 
@@ -361,20 +378,20 @@ def _unknown_choice(group: str, name: str, choices: Iterable[str]) -> str:
     return f"unknown {group} {name!r}{did_you_mean(name, choices)}; choose from {', '.join(choices)}"
 
 
-def _unknown_key(
-    key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], available: Mapping[str, Any], tops: Iterable[str]
-) -> str:
-    hint = did_you_mean(key, [*keys, *available])
+def _unknown_key(key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], groups: Iterable[str]) -> str:
+    tops = {name.split(".")[0] for name in (*keys, *groups)}
+    hint = did_you_mean(key, [*keys, *groups])
     head = key.split(".")[0]
     if "." not in key or head not in tops:
         return f"unknown key {key!r}{hint}; the top level has {', '.join(sorted(tops))}"
-    inside = [name.split(".", 1)[1] for name in keys if name.startswith(head + ".") and not name.endswith("learning_rate")]
+    inside = [name.removeprefix(head + ".") for name in keys if name.startswith(head + ".")]
     choice = chosen.get(head, default_choices().get(head))
     where = f"{head}={choice}" if isinstance(choice, str) else head
     return f"unknown key {key!r}{hint}; {where} has {', '.join(inside) or 'no keys of its own'}"
 
 
 def register_resolvers() -> None:
+    """Make the interpolations of conf/ known; the jobs of a sweep need it in their own process."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("cflow.label", label, replace=True)
@@ -395,16 +412,17 @@ def label(name: str | None, optimizer: str, overrides: Sequence[str]) -> str:
     overrides
         Overrides of the run; the last part of each key and the value are used, of a path its last part.
     """
-    parts = [str(name or optimizer)]
+    parts = [[str(name or optimizer)]]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key not in ("optimizer", "name"):
-            parts.append(f"{key.rsplit('.', 1)[-1]}-{value.rstrip('/').rsplit('/', 1)[-1]}")
-    text = "_".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts)
+            parts.append([key.rsplit(".", 1)[-1], value.rstrip("/").rsplit("/", 1)[-1]])
+    clean = [[re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in part] for part in parts]
+    text = "_".join("-".join(part) for part in clean)
     return text if len(text) <= _MAX_LABEL else text[:_MAX_LABEL].rstrip("_-.")
 
 
-# --- checking ----------------------------------------------------------------------------------------------------------
+# --- checking -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -457,7 +475,9 @@ class Settings:
         """
         lr = cfg.get("lr")
         if not _is_number(lr) or not lr > 0:
-            raise UserError(f"lr must be a positive number, got {_shown(lr)}; for a schedule add schedule=cosine, say")
+            raise UserError(
+                f"lr must be a positive number, got {_shown(lr)}; for a schedule add schedule=cosine, say"
+            )
         steps = _integer(cfg, "steps", 1)
         return cls(
             lr=float(lr),
@@ -502,14 +522,16 @@ def check(cfg: DictConfig) -> Checked:
         for key in cfg:
             if key not in known:
                 hint = did_you_mean(str(key), known)
-                raise UserError(f"unknown key {str(key)!r}{hint}; the top level has {', '.join(sorted(known))}")
+                raise UserError(
+                    f"unknown key {str(key)!r}{hint}; the top level has {', '.join(sorted(known))}"
+                )
+        if not cfg.get("processes"):
+            raise UserError("processes must name at least one, as in 'processes=[discrete,central]'")
         for key in sorted(known - {str(key) for key in cfg}):
             raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
         settings = Settings.of(cfg)
         for group in ("optimizer", "schedule"):
             _check_numbers(cfg[group], group)
-        if not cfg.processes:
-            raise UserError("processes must name at least one process, such as 'processes=[discrete,central]'")
         processes = tuple(_options(node, f"processes.{name}") for name, node in cfg.processes.items())
         return Checked(settings, processes, _options(cfg.eigs, "eigs"))
     except OmegaConfBaseException as error:
@@ -529,7 +551,8 @@ def _check_numbers(node: Any, where: str) -> None:
     if node.get("_target_") is None:
         raise UserError(f"{where} has no _target_, such as _target_: optax.adam")
     for key, value in node.items():
-        name, full = str(key), f"{where}.{key}"
+        name = str(key)
+        full = f"{where}.{name}"
         if name.startswith("_") or name.endswith("dtype") or isinstance(value, DictConfig | ListConfig):
             continue
         if isinstance(value, str):
@@ -542,7 +565,7 @@ def _check_numbers(node: Any, where: str) -> None:
 
 def _options(node: Any, where: str) -> Any:
     """Build one of the dataclasses in :mod:`cflow_cli.options` after checking the types of its values."""
-    target = str(node.get("_target_")) if hasattr(node, "get") else ""
+    target = str(node["_target_"]) if hasattr(node, "get") and "_target_" in node else ""
     module, _, name = target.rpartition(".")
     kind = getattr(options, name, None) if module == options.__name__ else None
     if kind is None:
@@ -601,7 +624,9 @@ def build(node: Any, where: str, **arguments: Any) -> Any:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise UserError(f"{where}: {error}") from error
-        raise UserError(f"unknown key {where + '.' + unknown[1]!r}: {node['_target_']} does not take it") from error
+        raise UserError(
+            f"unknown key {where + '.' + unknown[1]!r}: {node['_target_']} does not take it"
+        ) from error
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -622,7 +647,9 @@ def _as_integer(value: Any, name: str, allowed: str = "a whole number") -> int:
 
 
 def _integer(cfg: DictConfig, key: str, least: int, most: int | None = None) -> int:
-    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    allowed = (
+        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    )
     value = _as_integer(cfg.get(key), key, allowed)
     if value < least or (most is not None and value > most):
         raise UserError(f"{key} must be {allowed}, got {value}")
@@ -639,7 +666,9 @@ def _not_negative(cfg: DictConfig, key: str) -> float:
 def _one_of(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
     value = cfg.get(key)
     if value not in allowed:
-        raise UserError(f"{key} must be {' or '.join(allowed)}, got {_shown(value)}{did_you_mean(str(value), allowed)}")
+        raise UserError(
+            f"{key} must be {' or '.join(allowed)}, got {_shown(value)}{did_you_mean(str(value), allowed)}"
+        )
     return str(value)
 
 
@@ -647,7 +676,9 @@ def _device(value: Any) -> str:
     match = re.fullmatch(r"(\w+)(?::(\d+))?", str(value))
     if match is None or match[1] not in DEVICES or (match[2] and match[1] == "auto"):
         hint = did_you_mean(str(value), DEVICES)
-        raise UserError(f"device must be {', '.join(DEVICES)}, or one of several as in cuda:1, got {_shown(value)}{hint}")
+        raise UserError(
+            f"device must be {', '.join(DEVICES)}, or one of several as in cuda:1, got {_shown(value)}{hint}"
+        )
     return str(value)
 
 

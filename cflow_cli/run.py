@@ -1,8 +1,8 @@
-"""Running what a config says: the one place that meets Hydra's config, JAX's settings, the disk and the terminal.
+"""Running what a config says: here Hydra's config, JAX's settings, the disk and the terminal meet.
 
-A run has two halves. :func:`prepare` checks the config, loads the data and builds the simulation; all that can be wrong
-with a request shows there, while nothing is on disk. :func:`execute` runs the simulation into a folder. JAX is imported
-only inside them.
+A run has two halves. :func:`prepare` checks the config, loads the data and builds the simulation; all that
+can be wrong with a request shows there, while nothing is on disk. :func:`execute` runs the simulation into a
+folder. JAX is imported only inside them.
 """
 
 from __future__ import annotations
@@ -118,10 +118,12 @@ def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
 def refuse_if_taken(folder: Path) -> None:
     """Raise if a folder already holds a run."""
     if (folder / "manifest.json").exists():
-        raise UserError(f"{folder} already holds a run; choose another folder with hydra.run.dir=…, or remove it")
+        raise UserError(
+            f"{folder} already holds a run; choose another folder with hydra.run.dir=…, or remove it"
+        )
 
 
-# --- preparing ---------------------------------------------------------------------------------------------------------
+# --- preparing ------------------------------------------------------------------------------------
 
 
 def prepare(cfg: DictConfig) -> Prepared:
@@ -166,9 +168,9 @@ def prepare(cfg: DictConfig) -> Prepared:
 
 
 def _configure_jax(settings: configs.Settings) -> Any:
-    """Set precision, cache and platform before the first array is made; return the device, None for JAX's choice."""
+    """Set precision, cache and platform before the first array is made; the device, None for JAX's choice."""
     kind, _, index = settings.device.partition(":")
-    # A run on the CPU must not touch the GPUs: starting their runtime costs a second and memory on a shared machine.
+    # A run on the CPU must not touch the GPUs: starting their runtime costs a second and their memory.
     if kind == "cpu" and "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
@@ -176,7 +178,7 @@ def _configure_jax(settings: configs.Settings) -> Any:
     jax.config.update("jax_enable_x64", settings.dtype == "float64")
     # TF32 and bfloat16 passes have three digits: not enough for eigenvalues that are compared with 2.
     jax.config.update("jax_default_matmul_precision", "highest")
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if kind == "auto":
@@ -186,7 +188,9 @@ def _configure_jax(settings: configs.Settings) -> Any:
     except RuntimeError:
         here = sorted({device.platform for device in jax.devices()})
         extra = "; for an NVIDIA GPU: pip install 'cflow[cuda]'" if kind in ("gpu", "cuda") else ""
-        raise UserError(f"device={settings.device}: JAX has no {kind} here, only {', '.join(here)}{extra}") from None
+        raise UserError(
+            f"device={settings.device}: JAX has no {kind} here, only {', '.join(here)}{extra}"
+        ) from None
     if int(index or 0) >= len(found):
         names = ", ".join(f"{kind}:{i}" for i in range(len(found)))
         raise UserError(f"device={settings.device}: there is only {names}")
@@ -196,8 +200,8 @@ def _configure_jax(settings: configs.Settings) -> Any:
 def compilation_cache_dir() -> Path:
     """Folder of compiled programs: a second run starts in a fraction of the time of the first.
 
-    ``$JAX_COMPILATION_CACHE_DIR`` replaces it. Each kind of CPU has its own: homes are shared between machines, and a
-    program compiled for one can crash another.
+    ``$JAX_COMPILATION_CACHE_DIR`` replaces it. Each kind of CPU has its own: homes are shared between
+    machines, and a program compiled for one can crash another.
     """
     import hashlib
 
@@ -231,11 +235,21 @@ def _choices(cfg: DictConfig) -> dict[str, str]:
     return {group: str(target).rsplit(".", 1)[-1] for group, target in targets.items()}
 
 
-# --- executing ---------------------------------------------------------------------------------------------------------
+# --- executing ------------------------------------------------------------------------------------
 
 
-def execute(prepared: Prepared, folder: Path) -> RunResult:
+def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> RunResult:
     """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
+
+    Parameters
+    ----------
+    prepared
+        From :func:`prepare`.
+    folder
+        The run folder.
+    owns_process
+        Whether a second interrupt may end the process: XLA's compiler, which can take minutes, listens to
+        nothing else.
 
     Raises
     ------
@@ -250,9 +264,8 @@ def execute(prepared: Prepared, folder: Path) -> RunResult:
     writer = RunWriter(folder)
     writer.start(_manifest(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True))
     display = _display(settings.steps)
-    display.say(
-        f"{prepared.choices.get('model', 'model')}, {simulation.problem.num_parameters} parameters · {prepared.data}"
-    )
+    model = prepared.choices.get("model", "model")
+    display.say(f"{model}, {simulation.problem.num_parameters} parameters · {prepared.data}")
     rate = f"lr {settings.lr:g}" + ("" if not _is_node(prepared.cfg.schedule) else " (schedule)")
     display.say(
         f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
@@ -260,8 +273,19 @@ def execute(prepared: Prepared, folder: Path) -> RunResult:
     )
     display.say(f"folder {folder}")
     status, reason = "done", None
+
+    def stop_at_once() -> None:
+        if not owns_process:
+            raise KeyboardInterrupt
+        display.__exit__()
+        writer.finish(
+            "interrupted", reason=f"interrupted twice at step {simulation.step}", **_outcome(simulation)
+        )
+        print(f"interrupted; everything before the last chunk is in {folder}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERRUPTED)
+
     try:
-        with _Interrupts(display.say) as interrupts, display:
+        with _Interrupts(display.say, stop_at_once) as interrupts, display:
             for chunk in simulation:
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
@@ -292,7 +316,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     settings, simulation = prepared.settings, prepared.simulation
     manifest = {
         "name": settings.name,
-        **prepared.choices,
+        "choices": prepared.choices,
         "lr": settings.lr,
         "steps": settings.steps,
         "warm_start": simulation.warm_start,
@@ -361,14 +385,16 @@ def one_sentence(error: BaseException) -> str:
 
 
 class _Interrupts:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the current chunk; a second one is immediate.
+    """Turns the first SIGINT or SIGTERM into a wish to stop after the current chunk; a second is immediate.
 
-    Only in the main thread, which alone may set handlers, and for SIGTERM only where nobody else has (submitit has).
+    Only in the main thread, which alone may set handlers, and for SIGTERM only where nobody else has
+    (submitit has).
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], stop_at_once: Callable[[], None]) -> None:
         self.reason: str | None = None
         self._say = say
+        self._stop_at_once = stop_at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupts:
@@ -384,12 +410,12 @@ class _Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
-            raise KeyboardInterrupt
+            self._stop_at_once()
         self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._say(f"{self.reason}: stopping after this chunk of steps; once more to stop at once")
+        self._say(f"{self.reason}: stopping after this chunk of steps; once more stops at once")
 
 
-# --- showing -----------------------------------------------------------------------------------------------------------
+# --- showing --------------------------------------------------------------------------------------
 
 
 class _Lines:
@@ -397,8 +423,8 @@ class _Lines:
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._started = self._last_time = time.monotonic()
-        self._last_step = 0
+        self._last_time, self._last_step = time.monotonic(), 0
+        self._measured_from: tuple[float, int] | None = None
 
     def __enter__(self) -> _Lines:
         return self
@@ -415,10 +441,17 @@ class _Lines:
             self.say(f"note: {message}")
         now, last = time.monotonic(), chunk.step >= self._steps
         if last or (chunk.step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
-            left = (now - self._started) / chunk.step * (self._steps - chunk.step)
-            ahead = "" if last else f"  about {_duration(left)} left"
-            self.say(f"step {chunk.step}/{self._steps}  {_figures(chunk)}{ahead}")
+            self.say(f"step {chunk.step}/{self._steps}  {_figures(chunk)}{self._ahead(now, chunk.step)}")
             self._last_time, self._last_step = now, chunk.step
+        if self._measured_from is None:
+            self._measured_from = now, chunk.step
+
+    def _ahead(self, now: float, step: int) -> str:
+        # The first chunk compiles and says nothing about those after it.
+        if self._measured_from is None or step >= self._steps or step == self._measured_from[1]:
+            return ""
+        began, first = self._measured_from
+        return f"  about {_duration((now - began) / (step - first) * (self._steps - step))} left"
 
 
 class _Bar:
@@ -483,7 +516,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-# --- launching ---------------------------------------------------------------------------------------------------------
+# --- launching ------------------------------------------------------------------------------------
 
 
 def launch(overrides: Sequence[str], *, config_dir: Path | None = None, multirun: bool = False) -> int:
@@ -526,7 +559,7 @@ def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> in
         folder = _unused(folder)
     result: RunResult = hydra.run(
         config_name=configs.PRIMARY,
-        task_function=lambda _: execute(prepared, folder),
+        task_function=lambda _: execute(prepared, folder, owns_process=True),
         overrides=[*overrides, f"hydra.run.dir={_quoted(folder)}"],
     ).return_value
     return _conclude(result)
@@ -560,11 +593,13 @@ def _launch_sweep(hydra: Any, overrides: list[str], config_dir: Path | None) -> 
     if not any(text.startswith("hydra.sweep.dir=") for text in overrides):
         folder = _unused(folder)
     elif (folder / "multirun.yaml").exists():
-        raise UserError(f"{folder} already holds a sweep; choose another folder with hydra.sweep.dir=…, or remove it")
+        raise UserError(
+            f"{folder} already holds a sweep; choose another folder with hydra.sweep.dir=…, or remove it"
+        )
     hydra.multirun(
         config_name=configs.PRIMARY,
         task_function=sweep_job,
-        overrides=[*overrides, f"hydra.sweep.dir={_quoted(folder)}"],
+        overrides=[*overrides, "hydra.mode=MULTIRUN", f"hydra.sweep.dir={_quoted(folder)}"],
     )
     return _conclude_sweep(folder)
 
@@ -575,19 +610,21 @@ def _conclude_sweep(folder: Path) -> int:
     _summary(folder)
     print(f"folder: {folder}")
     runs = [read_run(path) for path in find_runs([folder])]
-    unfinished = [run for run in runs if run.status != "done"]
-    for run in unfinished:
-        print(f"error: {run.folder}: {run.status}: {run.manifest.get('reason')}", file=sys.stderr)
+    unfinished = [str(run.folder) for run in runs if run.status != "done"]
+    if unfinished:
+        which = ", ".join(unfinished[:5]) + (", …" if len(unfinished) > 5 else "")
+        print(f"error: {len(unfinished)} of {len(runs)} runs did not finish: {which}", file=sys.stderr)
     return EXIT_FAILED if unfinished else 0
 
 
 def sweep_job(cfg: DictConfig) -> RunResult:
     """One run of a sweep; what Hydra's launchers call, in this process or another.
 
-    A failure is a status in the run's manifest and not an exception, so that the other runs go on and every launcher
-    treats it alike. An interrupt ends the whole sweep where it runs in one process.
+    A failure is a status in the run's manifest and not an exception, so that the other runs go on and every
+    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process.
     """
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from .storage import RunWriter
 
@@ -595,12 +632,12 @@ def sweep_job(cfg: DictConfig) -> RunResult:
     folder = Path(HydraConfig.get().runtime.output_dir)
     refuse_if_taken(folder)
     try:
-        result = run(cfg, folder)
+        result = execute(prepare(cfg), folder, owns_process=True)
     except Exception as error:
         if wants_traceback():
             raise
         writer = RunWriter(folder)
-        writer.start(_command() | _choices(cfg))
+        writer.start(_command() | {"choices": _choices(cfg)}, OmegaConf.to_yaml(cfg))
         if not isinstance(error, UserError):
             (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         writer.finish("failed", reason=one_sentence(error))

@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from cflow_cli import completion, config, records
+from cflow_cli.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ["run", "report", "completion"]
+SMALL = ["data.n=20", "data.n_test=10", "model.widths=[4]", "processes=[discrete]", "steps=6", "eval_every=2"]
+
+
+def cflow(*args, cwd, env=None):
+    program = "import sys; from cflow_cli.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *args],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | (env or {}),
+        capture_output=True,
+        text=True,
+    )
+
+
+# --- help ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["run", "--help"], ["report", "--help"], ["completion", "--help"]]
+)
+def test_help_needs_no_jax(args):
+    program = f"""
+import sys
+from cflow_cli.cli import main
+try:
+    status = main({args})
+except SystemExit as end:
+    status = end.code
+assert not status
+assert "jax" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+
+
+def test_run_help_lists_every_choice(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# My own.\n_target_: mine.Model\n")
+    assert main(["run", "--help", "--config-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for group, choices in config.groups(tmp_path).items():
+        assert group in text and all(choice in text for choice in choices)
+    assert "mine" in text and "gd*" in text and "lr=" in text
+
+
+def test_the_config_is_shown(capsys):
+    assert (
+        main(["run", "--cfg", "job", "--package", "optimizer", "--resolve", "optimizer=adam", "lr=0.5"]) == 0
+    )
+    assert "learning_rate: 0.5" in capsys.readouterr().out
+
+
+# --- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["runn"], "did you mean run?"),
+        (["optimizer=adam"], "cflow run optimizer=adam"),
+        (["run", "--multi"], "unrecognized"),
+        (["run", "--resolve"], "--cfg"),
+        (["run", "lr=-1"], "positive"),
+        (["run", "optimizer=adamm"], "did you mean adam?"),
+        (["run", "-m", "lr=0.1,-1"], "got -1"),
+        (["run", "data.n=33"], "data.n"),
+        (["run", "data.n=100000"], "at most"),
+        (["run", "device=cuda:7"], "device=cuda:7"),
+        (["run", "model.activation=rellu"], "activation"),
+        (["completion", "tcsh"], "bash"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(args, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and words in shown.err
+    assert shown.out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_traceback_on_request(monkeypatch):
+    from cflow_cli.errors import UserError
+
+    monkeypatch.setenv("CFLOW_TRACEBACK", "1")
+    with pytest.raises(UserError):
+        main(["run", "lr=-1"])
+
+
+# --- completion ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cflow r", ["run ", "report "]),
+        ("cflow run opt", ["optimizer=", "optimizer."]),
+        ("cflow run optimizer=adam", ["optimizer=adam ", "optimizer=adamw "]),
+        ("cflow run -m optimizer=gd,nad", ["optimizer=gd,nadam"]),
+        ("cflow run processes=[discrete,c", ["processes=[discrete,central"]),
+        ("cflow run optimizer=adam optimizer.b", ["optimizer.b1=", "optimizer.b2="]),
+        ("cflow run optimizer.b", []),
+        ("cflow run schedule=cosine schedule.al", ["schedule.alpha="]),
+        ("cflow run dtype=", ["dtype=float32 ", "dtype=float64 "]),
+        ("cflow run model.bias=", ["model.bias=true ", "model.bias=false "]),
+        ("cflow run --m", ["--multirun "]),
+        ("cflow run --config-dir ", []),
+        ("cflow report out", []),
+        ("cflow completion ", ["bash ", "zsh ", "fish "]),
+    ],
+)
+def test_completion(line, expected):
+    assert completion.complete(line, COMMANDS) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cflow run opt", "optimizer=|optimizer.|"),
+        ("cflow run optimizer=ada", "adabelief |adagrad |adam |adamw |"),
+        ("cflow run device=cu", "cuda |"),
+    ],
+)
+def test_completion_in_bash(line, expected, tmp_path):
+    # What bash does at TAB: COMP_LINE and COMP_POINT are set, the function fills COMPREPLY, which replaces
+    # whatever follows the last = of the word.
+    program = tmp_path / "cflow"
+    program.write_text(
+        f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c "
+        "'import sys; from cflow_cli.cli import main; sys.exit(main())' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    script = f"""
+eval "$(cflow completion bash)"
+COMP_LINE={line!r} COMP_POINT={len(line)}
+_cflow
+printf '%s|' "${{COMPREPLY[@]}}"
+complete -p cflow >&2
+"""
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == expected
+    assert "-F _cflow cflow" in done.stderr
+
+
+# --- running ---------------------------------------------------------------------------------------
+
+
+def test_a_run_from_end_to_end(tmp_path):
+    run = ["run", *SMALL, "dtype=float64", "lr=0.05", "hydra.run.dir=here"]
+    done = cflow(*run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
+    assert manifest["status"] == "done" and manifest["step"] == 6 and manifest["dtype"] == "float64"
+    assert manifest["choices"]["optimizer"] == "gd" and "lr=0.05" in manifest["overrides"]
+    assert "learning_rate: 0.05" in (tmp_path / "here" / "config.yaml").read_text()
+    metrics = pd.read_parquet(tmp_path / "here" / "metrics")
+    assert metrics["step"].tolist() == list(range(6)) and np.all(np.diff(metrics["loss"]) < 0)
+    assert f"{manifest['num_parameters']} parameters" in done.stdout and "folder: here" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+    before = (tmp_path / "here" / "manifest.json").read_bytes()
+    again = cflow(*run, cwd=tmp_path)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+    assert (tmp_path / "here" / "manifest.json").read_bytes() == before
+
+
+def test_a_sweep_goes_on_after_a_failed_run(tmp_path):
+    done = cflow("run", "-m", *SMALL, "data.n=33,20", cwd=tmp_path)
+    assert done.returncode == 1
+    (sweep,) = tmp_path.glob("outputs/*/*_sweep")
+    first, second = (json.loads((sweep / n / "manifest.json").read_text()) for n in "01")
+    assert first["status"] == "failed" and "data.n" in first["reason"]
+    assert second["status"] == "done" and second["command_line"].startswith("cflow run data.n_test=10")
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_default_folders_are_readable_and_never_shared(tmp_path):
+    from cflow_cli.run import _unused
+
+    wanted = tmp_path / "outputs" / "12-00-00_gd"
+    assert [_unused(wanted).name for _ in range(3)] == ["12-00-00_gd", "12-00-00_gd_2", "12-00-00_gd_3"]
+
+
+class Simulated:
+    """Stands in for a simulation: three chunks of two steps, with something happening before the third."""
+
+    def __init__(self, event):
+        self.event = event
+        self.warm_start, self.compile_seconds, self.counts, self.step = 0, 0.0, {}, 0
+        self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
+        self.problem = SimpleNamespace(num_parameters=1)
+
+    def __iter__(self):
+        for first in (0, 2, 4):
+            if first == 4:
+                self.event()
+            step = np.arange(first, first + 2)
+            values = {
+                "step": step,
+                "process": np.full(2, "discrete", object),
+                "status": np.full(2, "ok", object),
+            }
+            metrics = {c.name: values.get(c.name, np.full(2, np.nan)) for c in records.METRICS}
+            eigenvalues = {
+                c.name: np.zeros(0, object if c.type == "string" else float) for c in records.EIGENVALUES
+            }
+            self.step = first + 2
+            yield SimpleNamespace(
+                step=self.step,
+                metrics=metrics,
+                eigenvalues=eigenvalues,
+                loss={"discrete": 1.0},
+                effective_sharpness={"discrete": 2.0},
+                num_critical=1,
+                messages=["something happened"] if first == 0 else [],
+            )
+
+
+def execute(event, folder, steps=100):
+    from cflow_cli.run import Prepared, execute
+
+    cfg = config.compose([f"steps={steps}"])
+    prepared = Prepared(cfg, config.check(cfg).settings, Simulated(event), "cpu", "data", {"optimizer": "gd"})
+    result = execute(prepared, folder)
+    return result, json.loads((folder / "manifest.json").read_text()), pd.read_parquet(folder / "metrics")
+
+
+def test_ctrl_c_stops_after_the_chunk(tmp_path, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    result, manifest, metrics = execute(lambda: signal.raise_signal(signal.SIGINT), tmp_path / "run")
+    assert result.exit_code == 130 and manifest["status"] == "interrupted" and "step 6" in manifest["reason"]
+    assert metrics["step"].tolist() == list(range(6))
+    assert signal.getsignal(signal.SIGINT) is handler
+    out = capsys.readouterr().out
+    assert "note: something happened" in out and "stopping after this chunk" in out
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path):
+    def event():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    result, manifest, metrics = execute(event, tmp_path / "run")
+    assert result.status == manifest["status"] == "interrupted"
+    assert metrics["step"].tolist() == list(range(4))
+
+
+def test_an_interrupt_in_the_last_chunk_changes_nothing(tmp_path):
+    result, _, _ = execute(lambda: signal.raise_signal(signal.SIGINT), tmp_path / "run", steps=6)
+    assert result.status == "done"
+
+
+def test_an_error_leaves_a_failed_run_with_its_reason(tmp_path, monkeypatch):
+    def event():
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+    result, manifest, metrics = execute(event, tmp_path / "run")
+    assert result.exit_code == 1 and manifest["status"] == "failed"
+    assert "out of memory; try data.microbatch" in manifest["reason"]
+    assert metrics["step"].tolist() == list(range(4))
+    assert "RESOURCE_EXHAUSTED" in (tmp_path / "run" / "traceback.txt").read_text()
+    monkeypatch.setenv("CFLOW_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        execute(event, tmp_path / "other")
