@@ -24,7 +24,8 @@ class EigsOptions:
     critical_above
         Eigenvalues above this are candidates for the edge: the flow may oscillate along them.
     initial
-        Size of the block at the start.
+        Size of the block at the start and at least; None for 8 below 50,000 weights, where a recompilation costs more
+        than the products it saves, else 4.
     guard
         Vectors kept beyond those above ``track_above``, so that none enters unseen.
     max_tracked
@@ -45,7 +46,7 @@ class EigsOptions:
 
     track_above: float = 1.5
     critical_above: float = 1.95
-    initial: int = 4
+    initial: int | None = None
     guard: int = 1
     max_tracked: int = 32
     tolerance: float = 0.03
@@ -61,7 +62,8 @@ class EigsOptions:
                 "eigs: need 0 < track_above < critical_above < 2, "
                 f"got track_above={self.track_above}, critical_above={self.critical_above}"
             )
-        if self.guard < 1 or self.initial <= self.guard or self.max_tracked < self.initial:
+        initial = self.guard + 1 if self.initial is None else self.initial
+        if not 1 <= self.guard < initial <= self.max_tracked:
             raise ValueError(
                 "eigs: need 1 <= guard < initial <= max_tracked, "
                 f"got guard={self.guard}, initial={self.initial}, max_tracked={self.max_tracked}"

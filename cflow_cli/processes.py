@@ -83,40 +83,37 @@ class Process(Protocol[S]):
 
 
 class Observed(NamedTuple):
-    """State of an observer: eigenvector blocks by parity of the step, and one of the raw Hessian."""
+    """State of an observer: eigenvector blocks by parity of the step, one of the raw Hessian, where it looks."""
 
     vectors: Float[Array, "parities block params"]
     hessian: Float[Array, "few params"]
-    values: Float[Array, " block"]
+    midpoint: Bool[Array, ""]
 
 
 class Observer(eqx.Module):
     """Measures the optimizer at its iterates or at their second-order midpoints (w₋ + 2w + w₊)/4.
 
     At the edge the iterates alternate between two sides of a valley, and so do the eigenvectors: blocks are kept for
-    even and odd steps, each a good start for the step after next. Midpoints need one.
+    even and odd steps, each a good start for the step after next; midpoints use one. Where to look is part of the
+    state, so that both views share one compiled program.
     """
 
     optimizer: UpdateMap
     eigs: EigsOptions = eqx.field(static=True)
-    midpoint: bool = eqx.field(static=True)
     stops_when_full = False
     tracks_all = True
 
-    def init(self, weights: Array, block: int, key: Array) -> Observed:
+    def init(self, weights: Array, block: int, key: Array, *, midpoint: bool) -> Observed:
         """State that knows nothing yet."""
-        n, dtype = weights.shape[0], weights.dtype
-        rows = random_rows(key, block, n, dtype)
-        parities = 1 if self.midpoint else 2
+        rows = random_rows(key, block, weights.shape[0], weights.dtype)
         return Observed(
-            jnp.broadcast_to(rows, (parities, block, n)), _hessian_rows(self.optimizer, self.eigs, rows),
-            jnp.zeros(block, dtype),
+            jnp.stack([rows, rows]), _hessian_rows(self.optimizer, self.eigs, rows), jnp.asarray(midpoint)
         )
 
     def resize(self, state: Observed, block: int, key: Array) -> Observed:
         """Cut or extend the blocks, new rows random."""
         vectors = jnp.stack([_resized(v, block, key) for v in state.vectors])
-        return state._replace(vectors=vectors, values=jnp.zeros(block, state.values.dtype))
+        return state._replace(vectors=vectors)
 
     def retaining(self, state: Observed, tried: Observed) -> Observed:
         """All of the step that was tried: an observer has nothing to take back."""
@@ -128,16 +125,17 @@ class Observer(eqx.Module):
 
     def step(self, problem: Problem, context: Context, state: Observed, ref: Reference) -> tuple[Observed, Record]:
         """Measure loss, gradient and spectrum at the iterate or midpoint; the eigenvectors follow."""
-        w = (ref.before + 2 * ref.weights + ref.after) / 4 if self.midpoint else ref.weights
+        w = jnp.where(state.midpoint, (ref.before + 2 * ref.weights + ref.after) / 4, ref.weights)
         linear = problem.linearize(w)
         root = jnp.sqrt(ref.preconditioner)
-        side = ref.step % state.vectors.shape[0]
+        side = jnp.where(state.midpoint, 0, ref.step % 2)
 
         def measure(_: None) -> tuple[Array, Array, Array, Array, Array]:
             pairs = track(
                 lambda rows: root * linear.hvp(root * rows),
                 _probed(state.vectors[side], context.key, ref.step),
                 above=self.eigs.track_above,
+                critical=self.eigs.critical_above,
                 tolerance=self.eigs.tolerance,
                 max_iterations=ref.iterations,
             )
@@ -146,7 +144,7 @@ class Observer(eqx.Module):
         def skip(_: None) -> tuple[Array, Array, Array, Array, Array]:
             nothing = jnp.full((), jnp.nan, w.dtype)
             return (
-                state.vectors[side], jnp.full_like(state.values, jnp.nan), nothing, jnp.zeros((), jnp.int32),
+                state.vectors[side], jnp.full(self.block(state), jnp.nan, w.dtype), nothing, jnp.zeros((), jnp.int32),
                 jnp.asarray(True),
             )
 
@@ -164,7 +162,7 @@ class Observer(eqx.Module):
             "status": status.astype(jnp.int32),
             "hessian": raw,
         }
-        state = Observed(state.vectors.at[side].set(vectors), hessian, values)
+        state = Observed(state.vectors.at[side].set(vectors), hessian, state.midpoint)
         return state, record
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,9 +28,10 @@ from .problem import Problem
 from .processes import ChunkResult, Context, FlowProcess, Observer, Trajectory, run_chunk
 from .records import EIGENVALUES, METRICS, Status
 
-_BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_BLOCKS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _PATH_BYTES = 256 * 2**20
 _LONGEST_CHUNK = 50
+_SMALL = 50_000
 _ADAPTIVE_WARM_START = 5
 
 NAMED = {cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)}
@@ -219,9 +221,8 @@ class Simulation:
         self._kick = kick
         key = jax.random.PRNGKey(seed)
         self._kick_key, self._block_key, probe_key = jax.random.split(key, 3)
-        self._block = min(self.eigs.initial, problem.num_parameters)
-        if self._block < self.eigs.initial:
-            self.eigs = _fitted(self.eigs, problem.num_parameters)
+        self.eigs = _fitted(self.eigs, problem.num_parameters)
+        self._block = self.eigs.initial
         self._rows = chunk or _chunk_length(problem, self.optimizer, steps)
         loss, gradient = eqx.filter_jit(lambda p: (p.loss(p.w0), p.gradient(p.w0)))(problem)
         self._context = Context(
@@ -252,7 +253,7 @@ class Simulation:
     def _process(self, spec: Any) -> Any:
         if isinstance(spec, options.Flow):
             return FlowProcess(spec.stepper(self.optimizer, self.eigs), self.eigs, spec.substeps)
-        return Observer(self.optimizer, self.eigs, isinstance(spec, options.Midpoint))
+        return Observer(self.optimizer, self.eigs)
 
     @property
     def step(self) -> int:
@@ -300,7 +301,7 @@ class Simulation:
         )
         for run in self._runs.values():
             if run.state is None and (not _is_flow(run.process) or first >= self.warm_start):
-                run.state = self._initial(run.process, begin)
+                run.state = self._initial(run, begin)
         at_work = [r for r in self._runs.values() if r.state is not None and not r.status.stops]
         parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
         chunk = _collect(first + count, [p for part in parts for p in part[0]], self._rates(first, count))
@@ -308,10 +309,11 @@ class Simulation:
         self._chunks.append(chunk)
         return chunk
 
-    def _initial(self, process: Any, at: DiscreteState) -> Any:
-        if _is_flow(process):
-            return process.init(at.weights, at.optimizer, self._block, self._block_key)
-        return process.init(at.weights, self._block, self._block_key)
+    def _initial(self, run: _Running, at: DiscreteState) -> Any:
+        if _is_flow(run.process):
+            return run.process.init(at.weights, at.optimizer, self._block, self._block_key)
+        midpoint = run.name == options.Midpoint.name
+        return run.process.init(at.weights, self._block, self._block_key, midpoint=midpoint)
 
     def _advance_process(
         self, run: _Running, path: Trajectory, first: int, count: int
@@ -422,12 +424,14 @@ def _is_flow(process: Any) -> bool:
 
 
 def _fitted(eigs: EigsOptions, n: int) -> EigsOptions:
-    """Options whose blocks fit a problem of a handful of weights."""
-    values = vars(eigs) | {"initial": n, "max_tracked": n, "guard": 0}
-    fitted = object.__new__(EigsOptions)
-    for name, value in values.items():
-        object.__setattr__(fitted, name, value)
-    return fitted
+    """Options with the default size of block, or blocks that hold the whole spectrum of a handful of weights."""
+    initial = eigs.initial or min(8 if n < _SMALL else 4, eigs.max_tracked)
+    if n > initial:
+        return replace(eigs, initial=initial, max_tracked=min(eigs.max_tracked, n))
+    whole = copy(eigs)
+    for name, value in {"initial": n, "max_tracked": n, "guard": 0}.items():
+        object.__setattr__(whole, name, value)  # no guard is needed, which the checks do not allow
+    return whole
 
 
 def _larger(block: int, eigs: EigsOptions, n: int) -> int:

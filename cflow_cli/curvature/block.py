@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 Rows = Float[Array, "block params"]
 MatVec = Callable[[Rows], Rows]
 
+_LOOSE = 5.0
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -96,6 +97,7 @@ def track(
     above: float,
     tolerance: float,
     max_iterations: int | Int[Array, ""],
+    critical: float = 0.0,
 ) -> RitzPairs:
     """Follow the largest eigenpairs of A from a starting block.
 
@@ -111,6 +113,9 @@ def track(
         Residual of those as a part of their value.
     max_iterations
         Expansions allowed after the refresh; each costs one product per row.
+    critical
+        Pairs with a smaller value, apart from the first, have to be only five times less accurate: they are tracked
+        so as to be known before they matter.
 
     Notes
     -----
@@ -121,9 +126,11 @@ def track(
     start = refresh(matvec, vectors)
 
     def unmet(pairs: RitzPairs) -> Bool[Array, ""]:
-        wanted = (pairs.values > above) | (jnp.arange(size) == 0)
+        first = jnp.arange(size) == 0
+        wanted = (pairs.values > above) | first
         scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * jnp.max(jnp.abs(pairs.values)))
-        return jnp.any(wanted & (pairs.residuals > tolerance * scale))
+        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, _LOOSE)
+        return jnp.any(wanted & (pairs.residuals > allowed * scale))
 
     def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:
         pairs, change, change_products, i = carry

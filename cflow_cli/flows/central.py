@@ -66,6 +66,7 @@ class CentralStepper(eqx.Module):
             lambda rows: root * linear.hvp(root * rows),
             state.vectors,
             above=self.track_above,
+            critical=self.critical_above,
             tolerance=self.tolerance,
             max_iterations=iterations,
         )
