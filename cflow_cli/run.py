@@ -307,8 +307,6 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         writer.finish(status, reason=reason, **_outcome(simulation))
     except UserError as error:
         status, reason = "failed", str(error)
-    for line in _complaints(simulation):
-        display.say(line)
     return RunResult(folder, status, reason)
 
 
@@ -351,16 +349,6 @@ def _outcome(simulation: Simulation) -> dict[str, Any]:
         "processes": simulation.statuses,
         "compile_seconds": round(simulation.compile_seconds, 3),
     }
-
-
-def _complaints(simulation: Simulation) -> list[str]:
-    """What was not as it should be at some steps, for processes that went on all the same."""
-    lines = []
-    for name, state in simulation.statuses.items():
-        steps = sum(state["steps_with"].values())
-        if state["status"] != "ok" and state["step"] is None:
-            lines.append(f"note: {name}: {state['status']} at {steps} steps: {state['sentence']}")
-    return lines
 
 
 def _is_node(value: Any) -> bool:

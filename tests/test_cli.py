@@ -196,7 +196,7 @@ def test_a_sweep_goes_on_after_a_failed_run(tmp_path):
     (sweep,) = tmp_path.glob("outputs/*/*_sweep")
     first, second = (json.loads((sweep / n / "manifest.json").read_text()) for n in "01")
     assert first["status"] == "failed" and "data.n" in first["reason"]
-    assert second["status"] == "done" and second["command_line"].startswith("cflow run data.n_test=10")
+    assert second["status"] == "done" and second["command_line"].startswith("cflow run data.n=20 ")
     assert "Traceback" not in done.stderr + done.stdout
 
 
