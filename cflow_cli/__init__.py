@@ -9,7 +9,7 @@ __all__ = ["Problem", "simulate"]
 
 if TYPE_CHECKING:
     from .problem import Problem
-    from .simulate import simulate
+    from .simulation import simulate
 
 
 def __getattr__(name: str) -> Any:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Problem
     if name == "simulate":
-        from .simulate import simulate
+        from .simulation import simulate
 
         return simulate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from .simulate import Chunk, Simulation
+    from .simulation import Chunk, Simulation
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     import jax
 
     from .problem import Problem
-    from .simulate import Simulation
+    from .simulation import Simulation
 
     with _on(device):
         model = configs.build(cfg.model, "model", data=data, key=jax.random.PRNGKey(settings.seed))

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def patches(x: Float[Array, "n h w c"], size: int, stride: int = 1) -> Float[Array, "n h2 w2 p"]:
-    """Zero-padded ``size × size`` neighbourhoods of every ``stride``-th pixel, p = size²·c."""
+    """Zero-padded neighbourhoods of ``size × size`` pixels at every ``stride``-th one, p = size²·c."""
     before, after = (size - 1) // 2, size // 2
     _, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-    # Columns, then rows: two short concatenations, because XLA computes what it concatenates once per operand.
+    # Columns, then rows: XLA computes what it concatenates once per operand, so operands should be few.
     columns = jnp.concatenate([padded[:, :, j : j + w : stride, :] for j in range(size)], axis=-1)
     return jnp.concatenate([columns[:, i : i + h : stride] for i in range(size)], axis=-1)
 
@@ -26,7 +26,7 @@ def convolve(
 ) -> Float[Array, "n h2 w2 outputs"]:
     """Zero-padded convolution, equal to ``patches(x, size, stride) @ weight``."""
     if x.dtype != jnp.float32:
-        # XLA has a fast convolution on the CPU for single precision only; in double the product is 3 times faster.
+        # XLA has a fast convolution on the CPU for single precision only; in double this is 3x faster.
         return patches(x, size, stride) @ weight
     before, after = (size - 1) // 2, size // 2
     return lax.conv_general_dilated(

@@ -1,0 +1,171 @@
+"""Flows against closed forms, the plain optimizer, and their own refinement."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cflow_cli import Problem, simulate
+from cflow_cli.options import Central, Stable
+
+LR, A, B, C = 0.1, 12.0, 4.0, 1.0
+
+
+def valley(w):
+    """L = ½(a + b y)x² − c y: the sharpness a + b y rises at the rate ηbc until it meets 2/η."""
+    return 0.5 * (A + B * w[1]) * w[0] ** 2 - C * w[1]
+
+
+def network(w):
+    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86, with several critical directions at lr 1."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.standard_normal((12, 4)), w.dtype), jnp.asarray(rng.standard_normal((12, 2)), w.dtype)
+    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
+    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
+    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
+
+
+def start(n=86, seed=3, scale=0.5):
+    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(n))
+
+
+def columns(result, process, *names):
+    rows = result.metrics[result.metrics.process == process]
+    return [rows[name].to_numpy() for name in names]
+
+
+def test_valley_follows_the_closed_form():
+    """At the edge the sharpness is held at 2/η by a variance σ² = 2⟨−∇L, ∇S⟩/‖∇S‖² = 2c/b of x."""
+    problem = Problem.from_function(valley, jnp.asarray([0.0, 0.0]))
+    result = simulate(problem, optax.sgd(LR), processes=("central", "stable"), steps=80, coordinates=[0, 1])
+    (s_eff,) = columns(result, "central", "effective_sharpness")
+    (free,) = columns(result, "stable", "effective_sharpness")
+    at_edge = int(np.argmax(s_eff > 2 - 1e-9))
+    assert 18 <= at_edge <= 22  # (2/η − a)/(ηbc) = 20 steps
+    np.testing.assert_allclose(s_eff[at_edge:], 2, atol=1e-9)
+    np.testing.assert_allclose(free, LR * (A + B * LR * C * np.arange(80)), rtol=1e-9)
+    trace, loss, predicted, grad = (
+        a[at_edge + 1 :]
+        for a in columns(result, "central", "sigma_trace", "loss", "predicted_loss", "predicted_grad_norm_sq")
+    )
+    variance = 2 * C / B
+    # X is in the D⁻¹ norm: σ² = ηX. With y at rest the damped direction x alone moves, and does so by nothing.
+    np.testing.assert_allclose(LR * trace, variance, rtol=1e-6)
+    np.testing.assert_allclose(predicted - loss, 0.5 * (2 / LR) * variance, rtol=1e-6)
+    np.testing.assert_allclose(grad, C**2 + (2 / LR) ** 2 * variance, rtol=1e-6)
+    kinds = result.eigenvalues.query("process == 'central' and kind == 'predicted_grad_sq' and step == 60")
+    np.testing.assert_allclose(kinds.sort_values("index").value, [(2 / LR) ** 2 * variance, C**2], rtol=1e-6)
+
+
+def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
+    result = simulate(
+        Problem.from_function(valley, jnp.asarray([1e-3, 0.0])),
+        optax.sgd(0.01), processes=("discrete", "midpoint", "central"), steps=6000, eval_every=6000,
+    )
+    distance, trace = columns(result, "central", "distance_to_discrete", "sigma_trace")
+    loss, steps = columns(result, "discrete", "loss", "step")
+    (predicted,) = columns(result, "central", "predicted_loss")
+    late = steps > 5000
+    np.testing.assert_allclose(loss[late].mean(), predicted[late].mean(), rtol=0.05)
+    np.testing.assert_allclose((distance[late] ** 2).mean(), 0.01 * trace[late].mean(), rtol=0.3)
+
+
+def test_without_critical_directions_flows_equal_the_optimizer_to_the_bit():
+    for optimizer in (optax.sgd(0.05, momentum=0.9), optax.adam(5e-4)):
+        problem = Problem.from_function(network, start(scale=0.2))
+        result = simulate(problem, optimizer, steps=25, warm_start=5)
+        (most,) = columns(result, "central", "num_critical")
+        assert most.max() == 0
+        np.testing.assert_array_equal(result.weights["central"], result.weights["stable"])
+        np.testing.assert_array_equal(result.weights["central"], result.weights["discrete"])
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rmsprop"])
+def test_discrete_equals_a_plain_optax_loop_to_the_bit(name):
+    optimizer = {
+        "gd": optax.sgd(0.5),
+        "momentum": optax.sgd(0.1, momentum=0.9),
+        "adam": optax.adam(0.01),
+        "rmsprop": optax.rmsprop(optax.cosine_decay_schedule(0.01, 40), decay=0.9, eps_in_sqrt=False),
+    }[name]
+    w0 = start()
+    result = simulate(Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15)
+
+    @jax.jit
+    def step(w, state):
+        updates, state = optimizer.update(jax.grad(network)(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w, state = w0, optimizer.init(w0)
+    losses = []
+    for _ in range(40):
+        losses.append(float(network(w)))
+        w, state = step(w, state)
+    np.testing.assert_array_equal(result.weights["discrete"], w)
+    np.testing.assert_allclose(columns(result, "discrete", "loss")[0], losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["central", "stable"])
+def test_halving_dt_halves_the_error(name):
+    """Order one in dt, through the edge of stability, by regression over five step sizes."""
+    problem = Problem.from_function(network, start())
+    kind = {"central": Central, "stable": Stable}[name]
+
+    def end(substeps):
+        result = simulate(problem, optax.sgd(0.6), processes=[kind(substeps=substeps)], steps=40, eval_every=100)
+        if name == "central":
+            assert columns(result, name, "num_critical")[0].max() >= 1
+        return result.weights[name]
+
+    sizes = np.array([2, 4, 8, 16])
+    reference = 2 * end(128) - end(64)
+    errors = np.array([np.linalg.norm(end(int(m)) - reference) for m in sizes])
+    slope = np.polyfit(np.log(1 / sizes), np.log(errors), 1)[0]
+    assert 0.8 < slope < 1.4, (slope, errors)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(1.0), optax.sgd(0.3, momentum=0.8), optax.rmsprop(0.02, decay=0.95, eps_in_sqrt=False)],
+    ids=["gd", "momentum", "rmsprop"],
+)
+def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
+    """Compare with the dense spectrum at the end, not with what the flow tracked."""
+    from cflow_cli.simulation import Simulation
+
+    simulation = Simulation(
+        Problem.from_function(network, start()), optimizer, processes=["central"], steps=120, warm_start=5
+    )
+    for chunk in simulation:
+        pass
+    state = simulation._runs["central"].state.flow
+    d, _ = simulation.optimizer.linear_response(state.optimizer)
+    root = np.broadcast_to(np.sqrt(np.asarray(d)), state.weights.shape)
+    hessian = np.asarray(jax.hessian(network)(state.weights))
+    values = np.linalg.eigvalsh(root[:, None] * hessian * root[None, :])[::-1]
+    critical = columns(simulation.result(), "central", "num_critical")[0]
+    assert critical.max() >= 1
+    assert values[0] < 2.02
+    tracked = chunk.eigenvalues
+    last = (tracked["step"] == 119) & (tracked["kind"] == "effective")
+    np.testing.assert_allclose(tracked["value"][last][0], values[0], atol=5e-3)
+
+
+def test_oscillation_is_that_of_the_closed_form_in_one_direction():
+    """k = 1, GD: σ² = 2⟨−∇L, ∇S⟩/‖∇S‖² as dt → 0 [Cohen et al., eq. 8]."""
+    problem = Problem.from_function(network, start())
+    result = simulate(problem, optax.sgd(0.6), processes=[Central(substeps=64)], steps=12, eval_every=100)
+    critical, trace = columns(result, "central", "num_critical", "sigma_trace")
+    assert critical[-1] == 1
+    from cflow_cli.simulation import Simulation
+
+    simulation = Simulation(problem, optax.sgd(0.6), processes=[Central(substeps=64)], steps=11, eval_every=100)
+    for _ in simulation:
+        pass
+    w = simulation._runs["central"].state.flow.weights
+    values, vectors = np.linalg.eigh(jax.hessian(network)(w))
+    u = jnp.asarray(vectors[:, -1])
+    slope = jax.grad(lambda w: problem.hvp(w, u) @ u)(w)
+    expected = 2 * float(-jax.grad(network)(w) @ slope) / float(slope @ slope)
+    np.testing.assert_allclose(0.6 * trace[-1], expected, rtol=0.02)

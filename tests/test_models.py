@@ -1,0 +1,256 @@
+"""Every model in conf/model: shapes, determinism, smoothness, and three derivatives in double precision."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cflow_cli.datasets import Dataset
+from cflow_cli.datasets.chebyshev import chebyshev
+from cflow_cli.datasets.sorting import sorting
+from cflow_cli.errors import UserError
+from cflow_cli.losses import cross_entropy, mse
+from cflow_cli.models import check_pair
+from cflow_cli.models.activations import ACTIVATIONS
+from cflow_cli.models.convolution import convolve, patches
+from cflow_cli.models.deep_linear import DeepLinear
+from cflow_cli.models.mamba import Mamba
+from cflow_cli.models.mlp import MLP
+from hydra.utils import instantiate
+from jax.flatten_util import ravel_pytree
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
+# Sizes that keep a test short; a model that is not named here is tested at its default size.
+TINY = {
+    "mlp": {"widths": [4, 3]},
+    "fc": {"depth": 4, "width": 3},
+    "cnn": {"channels": [2, 3], "dense": 4},
+    "resnet": {"width": 2, "stages": [1, 1], "pool": 2},
+    "vit": {"width": 4, "depth": 1, "heads": 2, "head_width": 2, "hidden": 5},
+    "transformer": {"width": 4, "depth": 1, "heads": 2, "hidden": 5},
+    "lstm": {"width": 3, "hidden": 4},
+    "mamba": {"width": 4, "depth": 1, "states": 3},
+    "deep_linear": {"width": 3},
+}
+TOKEN_MODELS = ("transformer", "lstm", "mamba")
+# Without LLVM's expensive passes: these programs run a handful of times.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def images(n=3, size=8, classes=3):
+    rng = np.random.default_rng(0)
+    return Dataset(
+        x=rng.normal(size=(n, size, size, 2)),
+        y=(np.arange(n) % classes).astype(np.int32),
+        task="classification",
+        input_shape=(size, size, 2),
+        num_outputs=classes,
+        name="images",
+    )
+
+
+def strings():
+    return sorting(n=3, vocabulary=3, length=3)
+
+
+def build(name, data, seed=0, **options):
+    cfg = OmegaConf.load(CONF / f"{name}.yaml")
+    options = TINY.get(name, {}) | options
+    assert set(options) <= set(cfg)
+    return instantiate(cfg, data=data, key=jax.random.key(seed), **options)
+
+
+def data_for(name):
+    return strings() if name in TOKEN_MODELS else images()
+
+
+def flat(model, dtype=jnp.float64):
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    w, unravel = ravel_pytree(jax.tree.map(lambda a: a.astype(dtype), params))
+    return w, lambda w: eqx.combine(unravel(w), static)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shape_dtype_and_determinism(name):
+    data = data_for(name)
+    first, again, other = (build(name, data, seed) for seed in (0, 0, 1))
+    check_pair(first, data, mse())
+    w, w_again, w_other = (flat(m, jnp.float32)[0] for m in (first, again, other))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(eqx.filter(first, eqx.is_array)))
+    np.testing.assert_array_equal(w, w_again)
+    assert not np.array_equal(w, w_other)
+    assert first.smooth
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_examples_do_not_meet(name):
+    """The outputs of an example are the same whatever else is in the batch: no statistic of the batch."""
+    data = data_for(name)
+    w, rebuild = flat(build(name, data))
+    x = jnp.asarray(data.x) if data.task == "tokens" else jnp.asarray(data.x, w.dtype)
+    w = w + 0.1 * jax.random.normal(jax.random.key(1), w.shape)
+    every = rebuild(w)(x)
+    np.testing.assert_allclose(rebuild(w)(x[::-1])[::-1], every, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(rebuild(w)(x[1:2]), every[1:2], rtol=1e-12, atol=1e-12)
+
+
+def derivatives(loss):
+    """(w, u, v) -> L, ∇L, H v, ∇(uᵀHv), in one program."""
+
+    def along_v(w, v):
+        return jax.jvp(jax.value_and_grad(loss), (w,), (v,))
+
+    @jax.jit
+    def run(w, u, v):
+        ((value, gradient), (_, hv)), (_, (_, third)) = jax.jvp(lambda w: along_v(w, v), (w,), (u,))
+        return value, gradient, hv, third
+
+    def compiled(w, u, v):
+        key = w.shape
+        if key not in cache:
+            cache[key] = run.lower(w, u, v).compile(compiler_options=QUICK)
+        return cache[key](w, u, v)
+
+    cache = {}
+    return compiled
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_three_derivatives_against_finite_differences(name):
+    data = data_for(name)
+    w, rebuild = flat(build(name, data))
+    # Away from the special initial values (zero heads, zero residual branches), where much vanishes.
+    w = w + 0.2 * jax.random.normal(jax.random.key(1), w.shape)
+    x = jnp.asarray(data.x) if data.task == "tokens" else jnp.asarray(data.x, w.dtype)
+    mask = None if data.mask is None else jnp.asarray(data.mask)
+    criterion = cross_entropy()
+    run = derivatives(lambda w: criterion(rebuild(w)(x), jnp.asarray(data.y), mask))
+    u, v = jax.random.normal(jax.random.key(2), (2, w.size))
+    u, v = u / jnp.linalg.norm(u), v / jnp.linalg.norm(v)
+    _, gradient, hv, third = run(w, u, v)
+    h = 1e-3
+    points = {k: run(w + k * h * u, u, v) for k in (-2, -1, 1, 2)}
+
+    def slope(which):
+        """Five-point difference along u, error O(h⁴)."""
+        at = {k: point[which] for k, point in points.items()}
+        return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
+
+    for difference, exact in (
+        (slope(0), gradient @ u),
+        (slope(1) @ v, hv @ u),
+        (slope(2), third),
+    ):
+        assert jnp.linalg.norm(exact) > 1e-6
+        assert jnp.linalg.norm(difference - exact) < 1e-6 * jnp.linalg.norm(exact)
+
+
+def test_deep_linear_third_derivative_in_closed_form():
+    """Two matrices A, B and one example: L = ½‖BᵀAᵀx − y‖², a quartic with hand-made derivatives."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(1, 3)), rng.normal(size=(1, 2))
+    data = Dataset(x=x, y=y, task="regression", input_shape=(3,), num_outputs=2, name="one")
+    w, rebuild = flat(DeepLinear(data, jax.random.key(0), depth=2, width=4))
+    run = derivatives(lambda w: mse()(rebuild(w)(jnp.asarray(x)), jnp.asarray(y)))
+    u, v = jax.random.normal(jax.random.key(1), (2, w.size))
+    matrices = [np.asarray(m) for m in rebuild(w).matrices]
+    along_u, along_v = ([np.asarray(m) for m in rebuild(d).matrices] for d in (u, v))
+    (a, b), (au, bu), (av, bv) = matrices, along_u, along_v
+    # ∇(uᵀHv) of L = ½‖r‖², r = xAB − y: uᵀHv = r_u·r_v + r·r_uv, differentiated in A and in B.
+    r, r_u, r_v, r_uv = x @ a @ b - y, x @ (au @ b + a @ bu), x @ (av @ b + a @ bv), x @ (au @ bv + av @ bu)
+    by_a = x.T @ (r_v @ bu.T + r_u @ bv.T + r_uv @ b.T)
+    by_b = (x @ au).T @ r_v + (x @ av).T @ r_u + (x @ a).T @ r_uv
+    np.testing.assert_allclose(run(w, u, v)[3], np.concatenate([by_a.ravel(), by_b.ravel()]), rtol=1e-10)
+    # Here r·∇r_uv vanishes: r_uv does not depend on A or B.
+    assert np.abs(r).max() > 0.1
+
+
+@pytest.mark.parametrize("size, stride, pixels", [(3, 1, 8), (3, 2, 8), (3, 2, 7), (5, 1, 6), (2, 1, 6)])
+def test_single_precision_convolution_equals_patches_with_its_derivatives(size, stride, pixels):
+    x = jax.random.normal(jax.random.key(0), (2, pixels, pixels, 3), jnp.float32)
+    w, u, v = jax.random.normal(jax.random.key(1), (3, size * size * 3, 2), jnp.float32)
+
+    def third(apply):
+        def value(w):
+            return jnp.sum(jnp.tanh(apply(jnp.sin(apply(x, w) @ jnp.ones((2, 3), x.dtype)), w)))
+
+        return jax.jvp(lambda w: jax.jvp(jax.grad(value), (w,), (u,))[1], (w,), (v,))[1]
+
+    fast = third(lambda x, w: convolve(x, w, size, stride))
+    plain = third(lambda x, w: patches(x, size, stride) @ w)
+    np.testing.assert_allclose(fast, plain, rtol=1e-3, atol=1e-4 * float(jnp.abs(plain).max()))
+
+
+def test_both_scans_of_mamba_agree():
+    data = strings()
+    options = TINY["mamba"]
+    w, sequential = flat(Mamba(data, jax.random.key(0), **options, scan="sequential"))
+    _, associative = flat(Mamba(data, jax.random.key(0), **options, scan="associative"))
+    x = jnp.asarray(data.x)
+    np.testing.assert_allclose(sequential(w)(x), associative(w)(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_smoothness_of_an_activation_is_what_it_says(name):
+    """A function called smooth has a second derivative without jumps; one called rough has a jump."""
+    function, roughness = ACTIVATIONS[name]
+    x = jnp.linspace(-3, 3, 6001)
+    jump = jnp.abs(jnp.diff(jax.vmap(jax.grad(jax.grad(function)))(x))).max()
+    slope_jump = jnp.abs(jnp.diff(jax.vmap(jax.grad(function))(x))).max()
+    assert (max(jump, slope_jump) > 0.1) == (roughness is not None)
+    model = MLP(images(), jax.random.key(0), [2], name)
+    assert model.smooth == (roughness is None)
+    assert (model.smoothness_warning is None) == model.smooth
+
+
+def test_max_pooling_is_not_smooth():
+    model = build("cnn", images(), pooling="max")
+    assert not model.smooth
+    assert "max-pooling" in model.smoothness_warning
+
+
+def test_causal_models_do_not_see_the_future():
+    data = strings()
+    x = jnp.asarray(data.x)
+    changed = x.at[:, -1].set((x[:, -1] + 1) % 3)
+    for name in TOKEN_MODELS:
+        w, rebuild = flat(build(name, data))
+        w = w + 0.2 * jax.random.normal(jax.random.key(1), w.shape)
+        before, after = rebuild(w)(x), rebuild(w)(changed)
+        np.testing.assert_allclose(before[:, :-1], after[:, :-1], rtol=1e-12, atol=1e-12)
+        assert jnp.abs(before[:, -1] - after[:, -1]).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    "name, data, options, says",
+    [
+        ("cnn", strings(), {}, "works on images"),
+        ("vit", strings(), {}, "works on images"),
+        ("resnet", chebyshev(), {}, "works on images"),
+        ("mlp", strings(), {}, "made of tokens"),
+        ("lstm", images(), {}, "sequences of tokens"),
+        ("mlp", images(), {"activation": "gulu"}, "must be one of gelu"),
+        ("mlp", images(), {"widths": [4, 0]}, "at least 1"),
+        ("cnn", images(), {"channels": [2, 2, 2, 2]}, "use fewer"),
+        ("vit", images(), {"patch": 3}, "must divide"),
+        ("transformer", strings(), {"heads": 3}, "multiple of model.heads"),
+        ("mamba", strings(), {"scan": "parallel"}, "sequential, associative"),
+    ],
+)
+def test_a_pair_or_option_that_makes_no_sense_is_one_sentence(name, data, options, says):
+    with pytest.raises(Exception) as raised:
+        build(name, data, **options)
+    error = raised.value
+    # Hydra wraps what a constructor raises.
+    error = error if isinstance(error, UserError) else error.__cause__
+    assert isinstance(error, UserError) and says in str(error) and "\n" not in str(error)
+
+
+def test_loss_and_task_are_checked():
+    data = chebyshev()
+    with pytest.raises(UserError, match="loss=mse"):
+        check_pair(MLP(data, jax.random.key(0), [2]), data, cross_entropy())

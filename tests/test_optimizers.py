@@ -1,0 +1,150 @@
+"""The optimizer as a map: thresholds, closed forms, and brute force on an oscillating gradient."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cflow_cli.optimizers import UpdateMap, scalar_rmsprop
+
+N = 5
+BETAS = (0.0, 0.5, 0.9, 0.95)
+# Thresholds on η·λ_max(P⁻¹H): Cohen et al., arXiv:2207.14484, table 1, and the derivation in docs/concepts.md.
+THRESHOLDS = {
+    "momentum": (lambda b: optax.sgd(1.0, momentum=b), lambda b: 2 + 2 * b),
+    "nesterov": (lambda b: optax.sgd(1.0, momentum=b, nesterov=True), lambda b: 2 * (1 + b) / (1 + 2 * b)),
+    "adam": (lambda b: optax.adam(1.0, b1=b, eps=0.0), lambda b: 2 * (1 + b) / (1 - b)),
+    "adamw": (lambda b: optax.adamw(1.0, b1=b, eps=0.0), lambda b: 2 * (1 + b) / (1 - b)),
+    "amsgrad": (lambda b: optax.amsgrad(1.0, b1=b, eps=0.0), lambda b: 2 * (1 + b) / (1 - b)),
+    "nadam": (lambda b: optax.nadam(1.0, b1=b, eps=0.0), lambda b: 2 * (1 + b) / ((1 - b) * (1 + 2 * b))),
+}
+
+
+def after(update, gradients):
+    """State after stepping through the gradients."""
+
+    def body(state, g):
+        return update(state, g, jnp.zeros_like(g))[0], None
+
+    return jax.lax.scan(body, update.init(jnp.zeros(N)), gradients)[0]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_thresholds_agree_with_the_closed_forms(name):
+    build, threshold = THRESHOLDS[name]
+    for b in BETAS:
+        update = UpdateMap.of(build(b), jnp.zeros(N))
+        assert update.refusal is None
+        # A constant unit gradient makes P = I once the bias corrections have died out.
+        state = after(update, jnp.ones((20_000, N)))
+        d, _ = jax.jit(update.linear_response)(state)
+        np.testing.assert_allclose(2 / d, threshold(b), rtol=1e-10)
+
+
+def test_preconditioners_agree_with_the_closed_forms():
+    gradients = jnp.asarray(np.random.default_rng(0).standard_normal((7, N)))
+    lr, b1, b2, eps = 0.01, 0.9, 0.97, 1e-3
+    nu = np.zeros(N)
+    for g in np.asarray(gradients):
+        nu = b2 * nu + (1 - b2) * g**2
+    corrected = nu / (1 - b2**7)
+    cases = [
+        (optax.sgd(lr), np.full(1, lr)),
+        (optax.rmsprop(lr, decay=b2, eps=eps, eps_in_sqrt=False), lr / (np.sqrt(nu) + eps)),
+        (
+            optax.rmsprop(lr, decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
+            lr / (np.sqrt(corrected) + eps),
+        ),
+        (
+            optax.adam(lr, b1=b1, b2=b2, eps=eps),
+            (1 - b1) / (1 + b1) / (1 - b1**7) * lr / (np.sqrt(corrected) + eps),
+        ),
+    ]
+    for transformation, expected in cases:
+        update = UpdateMap.of(transformation, jnp.zeros(N))
+        d, _ = update.linear_response(after(update, gradients))
+        np.testing.assert_allclose(d, expected, rtol=1e-10)
+
+    update = UpdateMap.of(scalar_rmsprop(lr, b2=b2, eps=eps), jnp.zeros(N))
+    d, _ = update.linear_response(after(update, gradients))
+    nu = 0.0
+    for g in np.asarray(gradients):
+        nu = b2 * nu + (1 - b2) * np.sum(g**2)
+    np.testing.assert_allclose(d, [lr / (np.sqrt(nu) + eps)], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("transformation", "mean_tolerance"),
+    [
+        (optax.sgd(0.1, momentum=0.9), 1e-12),
+        (optax.sgd(0.1, momentum=0.9, nesterov=True), 1e-12),
+        (optax.rmsprop(0.1, decay=0.999, eps=1e-8, eps_in_sqrt=False), 2e-3),
+        (optax.adam(0.1, b1=0.9, b2=0.999), 2e-3),
+        (optax.adabelief(0.1, b1=0.9, b2=0.999), 2e-3),
+    ],
+    ids=["momentum", "nesterov", "rmsprop", "adam", "adabelief"],
+)
+def test_response_and_averages_agree_with_brute_force(transformation, mean_tolerance):
+    """Drive the real optimizer with ḡ + (−1)ᵗ g̃ and compare means and amplitudes of update and state."""
+    rng = np.random.default_rng(1)
+    mean, amplitude = jnp.asarray(rng.uniform(0.05, 0.2, N)), jnp.asarray(rng.uniform(0.5, 1.5, N))
+    update = UpdateMap.of(transformation, jnp.zeros(N))
+
+    def body(state, t):
+        new, delta = update(state, mean + jnp.where(t % 2 == 0, 1.0, -1.0) * amplitude, jnp.zeros(N))
+        return new, (delta, jax.tree.leaves(state))
+
+    state, (deltas, states) = jax.lax.scan(body, update.init(jnp.zeros(N)), jnp.arange(40_000))
+    even, odd = np.asarray(deltas[-2]), np.asarray(deltas[-1])
+    d, response = update.linear_response(state)
+    # The oscillating part is −D g̃ up to the terms ḡ·g̃ that the symmetric point drops, second order in ḡ/g̃.
+    np.testing.assert_allclose((even - odd) / 2, -d * amplitude, rtol=0.1)
+    momenta = [s for s, p in zip(states, update.parity, strict=True) if p == "odd"]
+    for r, m in zip(response, momenta, strict=True):
+        np.testing.assert_allclose((m[-2] - m[-1]) / 2, r * amplitude, rtol=1e-9)
+
+    averages = [(s[-2] + s[-1]) / 2 for s in states]
+    start = [s[-2] if p == "counter" else a for s, a, p in zip(states, averages, update.parity, strict=True)]
+    start = jax.tree.unflatten(jax.tree.structure(state), start)
+    new, delta = update.averaged(start, mean, amplitude**2, jnp.zeros(N), response)
+    np.testing.assert_allclose(delta, (even + odd) / 2, rtol=max(mean_tolerance, 1e-9), atol=1e-4 * np.abs(even).max())
+    for x, y, p in zip(jax.tree.leaves(new), averages, update.parity, strict=True):
+        if p != "counter":
+            np.testing.assert_allclose(x, y, rtol=mean_tolerance)
+
+
+@pytest.mark.parametrize(
+    ("transformation", "reason"),
+    [
+        (optax.lion(0.1), "not smooth"),
+        (optax.sign_sgd(0.1), "not smooth"),
+        (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), "mixes coordinates"),
+        (optax.lamb(0.1), "mixes coordinates"),
+        (optax.contrib.muon(0.1), "matrix"),
+        (optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.sgd(0.1)), "random"),
+    ],
+    ids=["lion", "sign", "clip", "lamb", "muon", "noise"],
+)
+def test_optimizers_without_a_flow_say_why(transformation, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refusal = UpdateMap.of(transformation, jnp.zeros(N)).refusal
+    assert refusal is not None
+    assert reason in refusal
+
+
+def test_parts_of_a_step_compose_to_the_whole_decay():
+    update = UpdateMap.of(optax.adam(0.1, b1=0.9, b2=0.99), jnp.zeros(N))
+    g, w = jnp.ones(N), jnp.zeros(N)
+    state = after(update, jnp.asarray(np.random.default_rng(2).standard_normal((4, N))))
+    whole, _ = update(state, g, w)
+    part = state
+    for _ in range(4):
+        new, _ = update(part, g, w)
+        part = update.part_of_step(part, new, g, w, 0.25)
+    for x, y, p in zip(jax.tree.leaves(part), jax.tree.leaves(whole), update.parity, strict=True):
+        if p != "counter":
+            np.testing.assert_allclose(x, y, rtol=1e-10)
