@@ -576,9 +576,11 @@ def _options(node: Any, where: str) -> Any:
         if key not in types:
             has = ", ".join(types) or "no keys"
             raise UserError(f"unknown key {where + '.' + key!r}{did_you_mean(key, types)}; {where} has {has}")
-        if types[key] == "int":
+        if value is None and "None" in str(types[key]):
+            continue
+        if str(types[key]).startswith("int"):
             values[key] = _as_integer(value, f"{where}.{key}")
-        elif types[key] == "float" and not _is_number(value):
+        elif str(types[key]).startswith("float") and not _is_number(value):
             raise UserError(f"{where}.{key} must be a number, got {_shown(value)}")
     try:
         return kind(**values)
