@@ -111,8 +111,8 @@ def download(url: str, part: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"cannot download {url} ({reason}): without a connection, copy the data set here from elsewhere and "
-            "point data.root or $CFLOW_DATA at its folder"
+            f"cannot download {url} ({reason}): without a connection, copy the data set here from elsewhere "
+            "and point data.root or $CFLOW_DATA at its folder"
         ) from None
 
 

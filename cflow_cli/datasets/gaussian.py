@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.datasets.select import parse_classes, standardise, targets
 from cflow_cli.errors import UserError
@@ -11,58 +13,59 @@ def gaussian(
     n: int = 100,
     classes: int | str = 2,
     features: int = 20,
-    informative: int = 5,
+    clusters: int = 2,
+    separation: float = 0.5,
     n_test: int | None = None,
     seed: int = 0,
     microbatch: int | None = None,
 ) -> Dataset:
-    """Two Gaussian clusters per class at corners of a cube, among features that say nothing.
+    """Points of unit variance around random centres, several centres to a class.
 
     Parameters
     ----------
     n, n_test
         Number of training and of test points; null for no test points.
     classes
-        2 or more, or ``binary`` for targets ±1.
+        2 to n, or ``binary`` for targets ±1.
     features
         Length of an input; each feature is scaled to mean 0 and variance 1.
-    informative
-        Features that depend on the class; two more are mixtures of them, the rest are noise.
+    clusters
+        Centres per class; from two on, classes are not linearly separable.
+    separation
+        Standard deviation of each coordinate of the centres.
     seed
-        Of everything random.
+        Of the centres and points.
     microbatch
         See ``Dataset``.
 
     Raises
     ------
     UserError
-        If the sizes do not fit together.
+        If an option is not allowed.
     """
-    from sklearn.datasets import make_classification
+    from sklearn.datasets import make_blobs
 
-    if not isinstance(n, int) or isinstance(n, bool) or n < 2:
-        raise UserError(f"data.n must be an integer of at least 2, got {n!r}")
-    if informative < 1 or features < informative + 2:
-        raise UserError(
-            f"data.features must be at least data.informative + 2 = {informative + 2}, got {features}"
-        )
-    count, binary = parse_classes(classes, 2 ** (informative - 1), f"{informative} informative features")
-    x, labels = make_classification(
-        n + (n_test or 0),
-        n_features=features,
-        n_informative=informative,
-        n_classes=count,
-        random_state=seed,
-    )
-    train, x_test = standardise(x[:n], x[n:] if n_test else None, (0,))
+    for option, value, least in (("n", n, 2), ("features", features, 1), ("clusters", clusters, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")
+    count, binary = parse_classes(classes, n, f"{n} points")
+    centres = np.random.default_rng(seed).normal(scale=separation, size=(clusters * count, features))
+
+    def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        x, cluster = make_blobs(size, centers=centres, random_state=seed)
+        return x, targets(cluster % count, binary)
+
+    x, y = draw(n, seed)
+    x_test, y_test = draw(n_test, seed + 1) if n_test else (None, None)
+    x, x_test = standardise(x, x_test, (0,))
     return Dataset(
-        x=train,
-        y=targets(labels[:n], binary),
+        x=x,
+        y=y,
         task="binary" if binary else "classification",
         input_shape=(features,),
         num_outputs=1 if binary else count,
         name="gaussian",
         x_test=x_test,
-        y_test=targets(labels[n:], binary) if n_test else None,
+        y_test=y_test,
         microbatch=microbatch,
     )

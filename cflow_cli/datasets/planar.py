@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.datasets.select import targets
 from cflow_cli.errors import UserError
+
+Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 def _check(n: int, noise: float) -> None:
@@ -16,19 +20,22 @@ def _check(n: int, noise: float) -> None:
         raise UserError(f"data.noise must be at least 0, got {noise!r}")
 
 
-def _planar(
-    name: str, x: np.ndarray, labels: np.ndarray, n: int, n_test: int | None, microbatch: int | None
-) -> Dataset:
-    x, y = x.astype(np.float32), targets(labels, binary=True)
+def _planar(name: str, draw: Draw, n: int, n_test: int | None, seed: int, microbatch: int | None) -> Dataset:
+    def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        x, labels = draw(size, seed)
+        return x.astype(np.float32), targets(labels, binary=True)
+
+    x, y = split(n, seed)
+    x_test, y_test = split(n_test, seed + 1) if n_test else (None, None)
     return Dataset(
-        x=x[:n],
-        y=y[:n],
+        x=x,
+        y=y,
         task="binary",
         input_shape=(2,),
         num_outputs=1,
         name=name,
-        x_test=x[n:] if n_test else None,
-        y_test=y[n:] if n_test else None,
+        x_test=x_test,
+        y_test=y_test,
         microbatch=microbatch,
     )
 
@@ -61,8 +68,11 @@ def moons(
     from sklearn.datasets import make_moons
 
     _check(n, noise)
-    x, labels = make_moons(n + (n_test or 0), noise=noise, random_state=seed)
-    return _planar("moons", x, labels, n, n_test, microbatch)
+
+    def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return make_moons(size, noise=noise, random_state=seed)
+
+    return _planar("moons", draw, n, n_test, seed, microbatch)
 
 
 def circles(
@@ -90,5 +100,8 @@ def circles(
     _check(n, noise)
     if not 0 <= factor < 1:
         raise UserError(f"data.factor must be at least 0 and below 1, got {factor!r}")
-    x, labels = make_circles(n + (n_test or 0), noise=noise, factor=factor, random_state=seed)
-    return _planar("circles", x, labels, n, n_test, microbatch)
+
+    def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return make_circles(size, noise=noise, factor=factor, random_state=seed)
+
+    return _planar("circles", draw, n, n_test, seed, microbatch)

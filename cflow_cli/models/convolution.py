@@ -16,7 +16,7 @@ def patches(x: Float[Array, "n h w c"], size: int, stride: int = 1) -> Float[Arr
     before, after = (size - 1) // 2, size // 2
     _, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-    # Columns, then rows: XLA computes what it concatenates once per operand, so operands should be few.
+    # Columns, then rows: XLA computes what it concatenates once per operand, so they should be few.
     columns = jnp.concatenate([padded[:, :, j : j + w : stride, :] for j in range(size)], axis=-1)
     return jnp.concatenate([columns[:, i : i + h : stride] for i in range(size)], axis=-1)
 

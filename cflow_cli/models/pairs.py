@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 
@@ -10,7 +13,7 @@ from cflow_cli.errors import UserError
 from cflow_cli.losses import CrossEntropy, Loss
 
 
-def check_pair(model: eqx.Module, data: Dataset, loss: Loss) -> None:
+def check_pair(model: Callable[..., Any], data: Dataset, loss: Loss) -> None:
     """Check by shapes alone, without compiling, that the loss of the model on the data makes sense.
 
     Models check their data when built; this checks what no constructor can see.
