@@ -18,9 +18,10 @@ _BASH = r"""# cflow completion for bash; put into ~/.bashrc:  eval "$(cflow comp
 _cflow() {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}" word done
     COMPREPLY=($(cflow completion query "$line" 2>/dev/null))
-    # bash takes = and : for ends of words and wants only what comes after them
+    # outside quotes bash takes = and : for ends of words and wants only what comes after them
     word="${line##*[[:space:]]}"
     done="${word%"${word##*[=:]}"}"
+    [[ $word == [\'\"]* ]] && done=
     COMPREPLY=("${COMPREPLY[@]#"$done"}")
 }
 complete -o nospace -o default -F _cflow cflow
@@ -67,7 +68,9 @@ def complete(line: str, commands: Sequence[str]) -> list[str]:
         Whole words; with a space at the end where the word is finished.
     """
     words = line.split()
-    current = "" if line[-1:].isspace() or not words else words.pop()
+    # The shells want what goes inside an open quote, without the quote.
+    current = "" if line[-1:].isspace() or not words else words.pop().lstrip("'\"")
+    words = [word.strip("'\"") for word in words]
     if len(words) < 2:
         return _fitting(current, [f"{name} " for name in (*commands, "--help", "--version")])
     if words[1] == "completion":

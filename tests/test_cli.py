@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -140,6 +141,7 @@ def test_completion(line, expected):
         ("cflow run opt", "optimizer=|optimizer.|"),
         ("cflow run optimizer=ada", "adabelief |adagrad |adam |adamw |"),
         ("cflow run device=cu", "cuda |"),
+        ("cflow run 'processes=[discrete,c", "processes=[discrete,central|"),
     ],
 )
 def test_completion_in_bash(line, expected, tmp_path):
@@ -153,7 +155,7 @@ def test_completion_in_bash(line, expected, tmp_path):
     program.chmod(0o755)
     script = f"""
 eval "$(cflow completion bash)"
-COMP_LINE={line!r} COMP_POINT={len(line)}
+COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}
 _cflow
 printf '%s|' "${{COMPREPLY[@]}}"
 complete -p cflow >&2
