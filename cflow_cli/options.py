@@ -6,7 +6,7 @@ Nothing here imports JAX, so that the command line can check a configuration qui
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from .flows.base import Stepper
@@ -105,32 +105,10 @@ class Flow:
         if self.substeps < 1:
             raise ValueError(f"substeps must be at least 1, got {self.substeps}")
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
-        """The step function of this flow; each flow has its own."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Stable(Flow):
-    """The smooth limit of the optimizer when it does not oscillate (X = 0)."""
-
-    name = "stable"
+    oscillates: ClassVar[bool] = True
 
     def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
-        """See :class:`cflow_cli.flows.stable.StableStepper`."""
-        from .flows.stable import StableStepper
-
-        return StableStepper(optimizer, 1 / self.substeps, eigs.critical_above, eigs.tolerance)
-
-
-@dataclass(frozen=True)
-class Central(Flow):
-    """The time average of the oscillating optimizer, with X from the complementarity problem."""
-
-    name = "central"
-
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
-        """See :class:`cflow_cli.flows.central.CentralStepper`."""
+        """The step function of this flow, by default that of the central flow."""
         import jax
 
         from .flows.central import CentralStepper
@@ -140,3 +118,18 @@ class Central(Flow):
         return CentralStepper(
             optimizer, 1 / self.substeps, eigs.track_above, eigs.critical_above, eigs.tolerance, batch
         )
+
+
+@dataclass(frozen=True)
+class Stable(Flow):
+    """The smooth limit of the optimizer when it does not oscillate (X = 0)."""
+
+    name = "stable"
+    oscillates = False
+
+
+@dataclass(frozen=True)
+class Central(Flow):
+    """The time average of the oscillating optimizer, with X from the complementarity problem."""
+
+    name = "central"

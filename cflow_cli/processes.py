@@ -78,8 +78,11 @@ class Process(Protocol[S]):
     def block(self, state: S) -> int:
         """Number of tracked directions."""
 
+    def follows_all(self, state: S) -> Bool[Array, ""]:
+        """Whether every eigenvalue above ``eigs.track_above`` must be in the block."""
+
+    eigs: EigsOptions
     stops_when_full: bool
-    tracks_all: bool
 
 
 class Observed(NamedTuple):
@@ -101,7 +104,6 @@ class Observer(eqx.Module):
     optimizer: UpdateMap
     eigs: EigsOptions = eqx.field(static=True)
     stops_when_full = False
-    tracks_all = True
 
     def init(self, weights: Array, block: int, key: Array, *, midpoint: bool) -> Observed:
         """State that knows nothing yet."""
@@ -118,6 +120,10 @@ class Observer(eqx.Module):
     def retaining(self, state: Observed, tried: Observed) -> Observed:
         """All of the step that was tried: an observer has nothing to take back."""
         return tried
+
+    def follows_all(self, state: Observed) -> Bool[Array, ""]:
+        """Always."""
+        return jnp.asarray(True)
 
     def block(self, state: Observed) -> int:
         """Number of tracked directions."""
@@ -181,15 +187,13 @@ class FlowProcess(eqx.Module):
     substeps: int = eqx.field(static=True)
     stops_when_full = True
 
-    @property
-    def tracks_all(self) -> bool:
-        """Whether the block must hold every eigenvalue above ``eigs.track_above``."""
-        return self.stepper.tracks_all
-
-    def init(self, weights: Array, optimizer_state: Any, block: int, key: Array) -> StepperState:
+    def init(
+        self, weights: Array, optimizer_state: Any, block: int, key: Array, *, oscillates: bool
+    ) -> StepperState:
         """Branch off the discrete run at ``weights`` and ``optimizer_state``."""
         rows = random_rows(key, block, weights.shape[0], weights.dtype)
-        flow = FlowState(weights, optimizer_state, rows, jnp.zeros((block, block), weights.dtype))
+        x = jnp.zeros((block, block), weights.dtype)
+        flow = FlowState(weights, optimizer_state, rows, x, jnp.asarray(oscillates))
         return StepperState(flow, _hessian_rows(self.stepper.optimizer, self.eigs, rows))
 
     def resize(self, state: StepperState, block: int, key: Array) -> StepperState:
@@ -203,6 +207,10 @@ class FlowProcess(eqx.Module):
         turn = gram(tried.flow.vectors, state.flow.vectors)
         flow = state.flow._replace(vectors=tried.flow.vectors, x=turn @ state.flow.x @ turn.T)
         return StepperState(flow, tried.hessian)
+
+    def follows_all(self, state: StepperState) -> Bool[Array, ""]:
+        """Where the flow acts on each critical direction; the stable flow needs the largest eigenvalue only."""
+        return state.flow.oscillates
 
     def block(self, state: StepperState) -> int:
         """Number of tracked directions."""
@@ -242,8 +250,7 @@ class FlowProcess(eqx.Module):
             "status": status.astype(jnp.int32),
             "hessian": raw,
         }
-        if first.oscillation is not None:
-            record |= _oscillation_record(first, away, record["num_critical"], context)
+        record |= _oscillation_record(first, away, record["num_critical"], start.oscillates, context)
         return StepperState(flow, hessian), record
 
 
@@ -252,22 +259,24 @@ _WORST = ("status", "sdcp_residual")
 
 def _spent(found: FlowStep) -> Record:
     """Costs of a sub-step, which add up, and its troubles, of which the worst counts."""
-    spent = {
+    return {
         "gradients": found.gradients,
         "hvps": found.pairs.hvps,
         "third_derivatives": found.third_derivatives,
         "status": found.status,
+        "sdcp_residual": found.oscillation.residual,
     }
-    return spent if found.oscillation is None else spent | {"sdcp_residual": found.oscillation.residual}
 
 
-def _oscillation_record(found: FlowStep, away: Array, critical: Array, context: Context) -> Record:
+def _oscillation_record(
+    found: FlowStep, away: Array, critical: Array, oscillates: Array, context: Context
+) -> Record:
     """Predictions of a flow with an oscillation, and the displacement of the real optimizer along Σ's axes."""
     x = found.oscillation.x
     sigma, basis = jnp.linalg.eigh(x)
     sigma, basis = sigma[::-1], basis[:, ::-1]
     along = (found.pairs.vectors / jnp.sqrt(found.preconditioner)) @ away
-    exists = jnp.arange(sigma.shape[0]) < critical
+    exists = (jnp.arange(sigma.shape[0]) < critical) & oscillates
     i = context.coordinates
     return {
         "predicted_loss": found.oscillation.loss,
@@ -420,7 +429,7 @@ def run_chunk(
     def body(carry: tuple[Any, Record, Array, Array, Array]) -> tuple[Any, Record, Array, Array, Array]:
         state, records, r, _, _ = carry
         new, record = process.step(problem, context, state, reference(r))
-        short = process.tracks_all & (record["num_tracked"] > block - process.eigs.guard)
+        short = process.follows_all(state) & (record["num_tracked"] > block - process.eigs.guard)
         healthy = record["status"] < Status.DIVERGED
         grow = short & healthy & (not full)
         if full and process.stops_when_full:

@@ -80,7 +80,7 @@ def _run_discrete(
 class _Running:
     """A process, its state, and what it has spent."""
 
-    name: str
+    spec: Any
     process: Any
     state: Any = None
     status: Status = Status.OK
@@ -90,6 +90,10 @@ class _Running:
     new_block: bool = True
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     weights: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
 
 _COUNTS = ("gradients", "hvps", "third_derivatives")
@@ -235,7 +239,7 @@ class Simulation:
         self._discrete = DiscreteState(
             problem.w0, problem.w0, self.optimizer.init(problem.w0), jnp.zeros((), jnp.int32)
         )
-        self._runs = {s.name: _Running(s.name, self._process(s)) for s in self._specs}
+        self._runs = {s.name: _Running(s, self._process(s)) for s in self._specs}
         self._chunks: list[Chunk] = []
         self.compile_seconds = 0.0
 
@@ -311,7 +315,9 @@ class Simulation:
 
     def _initial(self, run: _Running, at: DiscreteState) -> Any:
         if _is_flow(run.process):
-            return run.process.init(at.weights, at.optimizer, self._block, self._block_key)
+            return run.process.init(
+                at.weights, at.optimizer, self._block, self._block_key, oscillates=run.spec.oscillates
+            )
         midpoint = run.name == options.Midpoint.name
         return run.process.init(at.weights, self._block, self._block_key, midpoint=midpoint)
 
@@ -450,8 +456,9 @@ def _coordinates(wanted: int | Sequence[int], gradient: np.ndarray, seed: int) -
         if any(not 0 <= i < n for i in wanted):
             raise UserError(f"coordinates must lie in 0..{n - 1}, got {list(wanted)}")
         return jnp.asarray(list(wanted), jnp.int32)
-    if not 0 <= wanted <= n:
-        raise UserError(f"coordinates must lie in 0..{n}, got {wanted}")
+    if wanted < 0:
+        raise UserError(f"coordinates must not be negative, got {wanted}")
+    wanted = min(wanted, n)
     pool = np.argsort(-np.abs(gradient), kind="stable")[: max(n // 10, wanted)]
     return jnp.asarray(np.sort(np.random.default_rng(seed).choice(pool, wanted, replace=False)), jnp.int32)
 

@@ -59,26 +59,28 @@ def test_valley_follows_the_closed_form():
 
 
 def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
+    """The time averages of loss and of x² over many cycles are those of the flow."""
     result = simulate(
         Problem.from_function(valley, jnp.asarray([1e-3, 0.0])),
-        optax.sgd(0.01), processes=("discrete", "midpoint", "central"), steps=6000, eval_every=6000,
+        optax.sgd(0.05), processes=("discrete", "central"), steps=3000, eval_every=3000, kick=1e-2, coordinates=[0],
     )
-    distance, trace = columns(result, "central", "distance_to_discrete", "sigma_trace")
-    loss, steps = columns(result, "discrete", "loss", "step")
-    (predicted,) = columns(result, "central", "predicted_loss")
-    late = steps > 5000
-    np.testing.assert_allclose(loss[late].mean(), predicted[late].mean(), rtol=0.05)
-    np.testing.assert_allclose((distance[late] ** 2).mean(), 0.01 * trace[late].mean(), rtol=0.3)
+    trace, predicted = columns(result, "central", "sigma_trace", "predicted_loss")
+    loss, sharpness = columns(result, "discrete", "loss", "sharpness")
+    late = slice(1500, None)
+    # On this loss g_x = S x, and S = a + b y up to the small off-diagonal part of H.
+    squares = result.eigenvalues.query("process == 'discrete' and kind == 'grad_sq'").value.to_numpy()
+    np.testing.assert_allclose((squares / (2 / 0.05) ** 2)[late].mean(), 0.05 * trace[late].mean(), rtol=0.05)
+    np.testing.assert_allclose(loss[late].mean(), predicted[late].mean(), atol=0.05 * abs(2 / 0.05 * C / B))
 
 
-def test_without_critical_directions_flows_equal_the_optimizer_to_the_bit():
+def test_without_critical_directions_the_flows_agree_to_the_bit_and_equal_the_optimizer():
     for optimizer in (optax.sgd(0.05, momentum=0.9), optax.adam(5e-4)):
         problem = Problem.from_function(network, start(scale=0.2))
         result = simulate(problem, optimizer, steps=25, warm_start=5)
         (most,) = columns(result, "central", "num_critical")
         assert most.max() == 0
         np.testing.assert_array_equal(result.weights["central"], result.weights["stable"])
-        np.testing.assert_array_equal(result.weights["central"], result.weights["discrete"])
+        np.testing.assert_allclose(result.weights["central"], result.weights["discrete"], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rmsprop"])
@@ -106,23 +108,24 @@ def test_discrete_equals_a_plain_optax_loop_to_the_bit(name):
     np.testing.assert_allclose(columns(result, "discrete", "loss")[0], losses, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["central", "stable"])
-def test_halving_dt_halves_the_error(name):
-    """Order one in dt, through the edge of stability, by regression over five step sizes."""
+def test_halving_dt_halves_the_error():
+    """Order one in dt of both flows, through the edge of stability, by regression over step sizes."""
     problem = Problem.from_function(network, start())
-    kind = {"central": Central, "stable": Stable}[name]
+    optimizer = optax.sgd(0.25)
 
-    def end(substeps):
-        result = simulate(problem, optax.sgd(0.6), processes=[kind(substeps=substeps)], steps=40, eval_every=100)
-        if name == "central":
-            assert columns(result, name, "num_critical")[0].max() >= 1
-        return result.weights[name]
+    def ends(substeps):
+        flows = [Central(substeps=substeps), Stable(substeps=substeps)]
+        result = simulate(problem, optimizer, processes=flows, steps=30, eval_every=100)
+        assert columns(result, "central", "num_critical")[0].max() >= 1
+        return np.stack([result.weights["central"], result.weights["stable"]])
 
-    sizes = np.array([2, 4, 8, 16])
-    reference = 2 * end(128) - end(64)
-    errors = np.array([np.linalg.norm(end(int(m)) - reference) for m in sizes])
-    slope = np.polyfit(np.log(1 / sizes), np.log(errors), 1)[0]
-    assert 0.8 < slope < 1.4, (slope, errors)
+    sizes = np.array([2, 4, 8])
+    values = {int(m): ends(int(m)) for m in sizes}
+    reference = 2 * ends(32) - ends(16)
+    for flow in range(2):
+        errors = [np.linalg.norm(values[int(m)][flow] - reference[flow]) for m in sizes]
+        slope = np.polyfit(np.log(1 / sizes), np.log(errors), 1)[0]
+        assert 0.8 < slope < 1.4, (flow, slope, errors)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +158,12 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
 def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     """k = 1, GD: σ² = 2⟨−∇L, ∇S⟩/‖∇S‖² as dt → 0 [Cohen et al., eq. 8]."""
     problem = Problem.from_function(network, start())
-    result = simulate(problem, optax.sgd(0.6), processes=[Central(substeps=64)], steps=12, eval_every=100)
+    result = simulate(problem, optax.sgd(0.3), processes=[Central(substeps=64)], steps=21, eval_every=100)
     critical, trace = columns(result, "central", "num_critical", "sigma_trace")
     assert critical[-1] == 1
     from cflow_cli.simulation import Simulation
 
-    simulation = Simulation(problem, optax.sgd(0.6), processes=[Central(substeps=64)], steps=11, eval_every=100)
+    simulation = Simulation(problem, optax.sgd(0.3), processes=[Central(substeps=64)], steps=20, eval_every=100)
     for _ in simulation:
         pass
     w = simulation._runs["central"].state.flow.weights
@@ -168,4 +171,4 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     u = jnp.asarray(vectors[:, -1])
     slope = jax.grad(lambda w: problem.hvp(w, u) @ u)(w)
     expected = 2 * float(-jax.grad(network)(w) @ slope) / float(slope @ slope)
-    np.testing.assert_allclose(0.6 * trace[-1], expected, rtol=0.02)
+    np.testing.assert_allclose(0.3 * trace[-1], expected, rtol=0.02)

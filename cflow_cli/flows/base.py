@@ -27,12 +27,15 @@ class FlowState(NamedTuple):
         Orthonormal tracked eigenvectors of D^½ H D^½, shape (block, n).
     x
         X in their basis, shape (block, block); zero outside the critical directions.
+    oscillates
+        Whether X may be anything but zero; False makes any flow its stable limit, in the same compiled program.
     """
 
     weights: Float[Array, " params"]
     optimizer: Any
     vectors: Float[Array, "block params"]
     x: Float[Array, "block block"]
+    oscillates: Bool[Array, ""]
 
 
 class Oscillation(NamedTuple):
@@ -63,7 +66,7 @@ class FlowStep(NamedTuple):
     linear: Linearization
     pairs: RitzPairs
     preconditioner: Float[Array, " params_or_1"]
-    oscillation: Oscillation | None
+    oscillation: Oscillation
     gradients: Int[Array, ""]
     third_derivatives: Int[Array, ""]
     status: Int[Array, ""]
@@ -73,8 +76,6 @@ class Stepper(Protocol):
     """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``."""
 
     optimizer: UpdateMap
-    tracks_all: bool
-    """Whether every eigenvalue above ``eigs.track_above`` must be in the block."""
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]

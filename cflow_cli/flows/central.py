@@ -4,7 +4,7 @@ The state of the optimizer is averaged over its oscillation δ with covariance �
 H u = λ D⁻¹ u, UᵀD⁻¹U = I. To second order the average gradient is ∇L + ½∇⟨H, Σ⟩ and the oscillating gradient has
 variance diag(HΣH) = diag(G X Gᵀ) per weight, G = HU. X follows from three conditions on the end of the step: X ⪰ 0, no
 effective eigenvalue above 2, and complementarity of the two. With no critical direction the step is that of the
-stable flow, and with dt = 1 that of the optimizer.
+stable flow (:mod:`cflow_cli.flows.stable`), and with dt = 1 that of the optimizer.
 
 Sources: Cohen et al., *Understanding Optimization in Deep Learning with Central Flows*, arXiv:2410.24206, for gradient
 descent and RMSProp; the form for a general update map, with momentum, is derived in the documentation (concepts).
@@ -25,14 +25,15 @@ from ..optimizers.update_map import UpdateMap
 from ..problem import Problem
 from . import sdcp
 from .base import FlowState, FlowStep, Oscillation, status_of, with_counters
+from .stable import mean_gradient, num_stages
 
-# Largest excess over 2 that one step takes away. Above the edge (after branching off, at a jump of the learning rate)
+# Largest excess over 2 that a unit of time takes away. Above the edge (after branching off, at a jump of the learning rate)
 # the flow comes down gradually, as the optimizer does.
 _DEFICIT = 0.1
 
 
 class CentralStepper(eqx.Module):
-    """The step of the central flow over a time dt.
+    """The step of the central flow over a time dt, or of the stable flow where ``state.oscillates`` is false.
 
     Parameters
     ----------
@@ -52,7 +53,6 @@ class CentralStepper(eqx.Module):
     critical_above: float = eqx.field(static=True)
     tolerance: float = eqx.field(static=True)
     pair_batch: int = eqx.field(static=True)
-    tracks_all = True
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
@@ -65,13 +65,14 @@ class CentralStepper(eqx.Module):
         pairs = track(
             lambda rows: root * linear.hvp(root * rows),
             state.vectors,
-            above=self.track_above,
+            above=jnp.where(state.oscillates, self.track_above, jnp.inf),
             critical=self.critical_above,
             tolerance=self.tolerance,
             max_iterations=iterations,
         )
         u, covectors, hu = pairs.vectors * root, pairs.vectors / root, pairs.products / root
-        critical = jnp.sum(pairs.values > self.critical_above)
+        critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.critical_above), 0)
+        stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0] * self.dt, self.critical_above))
         n_pairs = critical * (critical + 1) // 2
         thirds = self._third_derivatives(problem, w, u, n_pairs)
 
@@ -85,8 +86,9 @@ class CentralStepper(eqx.Module):
         before = with_counters(self.optimizer, state.optimizer, counters)
 
         def smooth(_: None) -> tuple[Any, ...]:
-            after, delta = self.optimizer(before, linear.gradient, w)
-            after = self.optimizer.part_of_step(before, after, linear.gradient, w, self.dt)
+            gradient = mean_gradient(problem, w, linear.gradient, d, self.dt, stages)
+            after, delta = self.optimizer(before, gradient, w)
+            after = self.optimizer.part_of_step(before, after, gradient, w, self.dt)
             return after, delta, jnp.zeros_like(state.x), jnp.zeros_like(w), jnp.zeros((), w.dtype), jnp.asarray(True)
 
         def oscillating(_: None) -> tuple[Any, ...]:
@@ -114,11 +116,11 @@ class CentralStepper(eqx.Module):
                 gradient_variance=variance,
                 residual=residual,
             ),
-            gradients=jnp.ones((), jnp.int32),
+            gradients=stages.astype(jnp.int32),
             third_derivatives=n_pairs.astype(jnp.int32),
             status=status_of(pairs, d, solved),
         )
-        return FlowState(w + self.dt * delta, after, pairs.vectors, x), found
+        return FlowState(w + self.dt * delta, after, pairs.vectors, x, state.oscillates), found
 
     def _third_derivatives(
         self, problem: Problem, w: Array, u: Float[Array, "block params"], count: Int[Array, ""]
@@ -184,7 +186,7 @@ class CentralStepper(eqx.Module):
             return 1 / self.optimizer.linear_response(after)[0], delta
 
         (stiffness, delta), derivative = jax.linearize(end, *forces(guess))
-        slack = jnp.maximum(2 - values, -_DEFICIT)
+        slack = jnp.maximum(2 - values, -_DEFICIT * self.dt)
         stiffening = combine(u * (stiffness - 1 / d), u.T)
         start = sdcp.pack(jnp.diag(slack) + jnp.where(both, 2 * stiffening, 0))
         start = start - self.dt * twice * combine(thirds, delta[:, None])[:, 0]
