@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import __version__
 from . import config as configs
-from .errors import UserError
+from .errors import UserError, wants_traceback
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        if _wants_traceback():
+        if wants_traceback():
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -90,15 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if _wants_traceback():
+        if wants_traceback():
             raise
         text = " ".join(str(error).split())[:300]
         print(f"error: {type(error).__name__}: {text} (CFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         return 1
-
-
-def _wants_traceback() -> bool:
-    return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -363,6 +363,7 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             hint = did_you_mean(key, available)
             return f"unknown config group {key!r}{hint}; groups are {', '.join(available)}"
         known = key in keys or any(other.startswith(key + ".") for other in keys)
+        known = known or (key.endswith("._target_") and key.split(".")[0] in available)
         # A node that is a mapping by itself (a schedule's boundaries) takes keys that its file does not list.
         added = override.is_add() or override.is_force_add()
         if not known and not (added and key.split(".")[0] in available):

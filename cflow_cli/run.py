@@ -12,24 +12,21 @@ import logging
 import os
 import platform
 import shlex
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from . import config as configs
-from .errors import UserError
+from . import progress
+from .errors import UserError, wants_traceback
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from .simulation import Chunk, Simulation
+    from .simulation import Simulation
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +260,8 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
     simulation, settings = prepared.simulation, prepared.settings
     writer = RunWriter(folder)
     writer.start(_manifest(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True))
-    display = _display(settings.steps)
+    # The jobs of a sweep may share one terminal, where bars would overwrite each other.
+    display = progress.display(settings.steps, shared=_in_sweep())
     model = prepared.choices.get("model", "model")
     display.say(f"{model}, {simulation.problem.num_parameters} parameters · {prepared.data}")
     rate = f"lr {settings.lr:g}" + ("" if not _is_node(prepared.cfg.schedule) else " (schedule)")
@@ -285,7 +283,7 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         os._exit(EXIT_INTERRUPTED)
 
     try:
-        with _Interrupts(display.say, stop_at_once) as interrupts, display:
+        with progress.Interrupts(display.say, stop_at_once) as interrupts, display:
             for chunk in simulation:
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
@@ -327,16 +325,22 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     return manifest | _command()
 
 
+def _in_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def _command() -> dict[str, Any]:
     """The overrides of this run, and for a job of a sweep the command that runs it alone."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     if not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()
     command: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
-    if hydra.mode == RunMode.MULTIRUN:
+    if _in_sweep():
         folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
         extra = [part for folder in folders for part in ("--config-dir", folder)]
         command["command_line"] = shlex.join(["cflow", "run", *extra, *hydra.overrides.task])
@@ -357,11 +361,6 @@ def _is_node(value: Any) -> bool:
     return isinstance(value, DictConfig)
 
 
-def wants_traceback() -> bool:
-    """Whether the user asked for tracebacks: CFLOW_TRACEBACK=1 or HYDRA_FULL_ERROR=1."""
-    return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
-
-
 def one_sentence(error: BaseException) -> str:
     """What to tell a user of an error that was not foreseen."""
     text = " ".join(str(error).split())
@@ -370,138 +369,6 @@ def one_sentence(error: BaseException) -> str:
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-class _Interrupts:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the current chunk; a second is immediate.
-
-    Only in the main thread, which alone may set handlers, and for SIGTERM only where nobody else has
-    (submitit has).
-    """
-
-    def __init__(self, say: Callable[[str], None], stop_at_once: Callable[[], None]) -> None:
-        self.reason: str | None = None
-        self._say = say
-        self._stop_at_once = stop_at_once
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:
-            self._stop_at_once()
-        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._say(f"{self.reason}: stopping after this chunk of steps; once more stops at once")
-
-
-# --- showing --------------------------------------------------------------------------------------
-
-
-class _Lines:
-    """Progress as plain lines, for files and pipes: one per twentieth of the run, at most one per second."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._last_time, self._last_step = time.monotonic(), 0
-        self._measured_from: tuple[float, int] | None = None
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-        log.info("%s", text)
-
-    def advance(self, chunk: Chunk) -> None:
-        for message in chunk.messages:
-            self.say(f"note: {message}")
-        now, last = time.monotonic(), chunk.step >= self._steps
-        if last or (chunk.step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
-            self.say(f"step {chunk.step}/{self._steps}  {_figures(chunk)}{self._ahead(now, chunk.step)}")
-            self._last_time, self._last_step = now, chunk.step
-        if self._measured_from is None:
-            self._measured_from = now, chunk.step
-
-    def _ahead(self, now: float, step: int) -> str:
-        # The first chunk compiles and says nothing about those after it.
-        if self._measured_from is None or step >= self._steps or step == self._measured_from[1]:
-            return ""
-        began, first = self._measured_from
-        return f"  about {_duration((now - began) / (step - first) * (self._steps - step))} left"
-
-
-class _Bar:
-    """Progress as a bar, for terminals."""
-
-    def __init__(self, steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            TimeRemainingColumn(),
-            transient=True,
-        )
-        self._task = self._progress.add_task("compiling", total=steps)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        log.info("%s", text)
-
-    def advance(self, chunk: Chunk) -> None:
-        for message in chunk.messages:
-            self.say(f"note: {message}")
-        self._progress.update(self._task, completed=chunk.step, description=_figures(chunk))
-        log.info("step %d  %s", chunk.step, _figures(chunk))
-
-
-def _display(steps: int) -> _Lines | _Bar:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    # The jobs of a sweep may share one terminal, where bars would overwrite each other.
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return _Bar(steps) if sys.stdout.isatty() and not sweep else _Lines(steps)
-
-
-def _figures(chunk: Chunk) -> str:
-    def of(values: dict[str, float]) -> float | None:
-        return next((values[name] for name in ("central", "midpoint", "discrete") if name in values), None)
-
-    loss = chunk.loss.get("discrete", of(chunk.loss))
-    sharpness = of(chunk.effective_sharpness)
-    parts = [
-        "" if loss is None else f"loss {loss:.4g}",
-        "" if sharpness is None else f"S_eff {sharpness:.3f}",
-        "" if chunk.num_critical is None else f"critical {chunk.num_critical}",
-    ]
-    return "  ".join(part for part in parts if part)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # --- launching ------------------------------------------------------------------------------------
@@ -543,7 +410,9 @@ def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> in
     if chosen:
         refuse_if_taken(folder)
     prepared = prepare(configs.without_hydra(cfg))
-    if not chosen:
+    if chosen:
+        _made(folder, again=True)
+    else:
         folder = _unused(folder)
     result: RunResult = hydra.run(
         config_name=configs.PRIMARY,
@@ -584,6 +453,8 @@ def _launch_sweep(hydra: Any, overrides: list[str], config_dir: Path | None) -> 
         raise UserError(
             f"{folder} already holds a sweep; choose another folder with hydra.sweep.dir=…, or remove it"
         )
+    else:
+        _made(folder, again=True)
     hydra.multirun(
         config_name=configs.PRIMARY,
         task_function=sweep_job,
@@ -640,18 +511,27 @@ def sweep_job(cfg: DictConfig) -> RunResult:
 def _unused(folder: Path) -> Path:
     """Make the folder, or the same with _2, _3, … appended if it exists, so that no other run can take it."""
     candidate, number = folder, 1
-    while True:
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = folder.with_name(f"{folder.name}_{number}")
-        except OSError as error:
+    while not _made(candidate, again=False):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
+
+
+def _made(folder: Path, *, again: bool) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=again)
+    except FileExistsError:
+        if again:
             raise UserError(
-                f"cannot make the folder {candidate}: {error.strerror}; "
-                "choose another with hydra.run.dir=… (hydra.sweep.dir=… for a sweep)"
-            ) from error
+                f"{folder} is a file; choose another hydra.run.dir (or hydra.sweep.dir)"
+            ) from None
+        return False
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; "
+            "choose another hydra.run.dir (or hydra.sweep.dir)"
+        ) from error
+    return True
 
 
 def _quoted(path: Path) -> str:

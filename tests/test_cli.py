@@ -87,6 +87,12 @@ def test_the_config_is_shown(capsys):
         (["run", "optimizer=adamm"], "did you mean adam?"),
         (["run", "-m", "lr=0.1,-1"], "got -1"),
         (["run", "data.n=33"], "data.n"),
+        (
+            ["run", "data.n=20", "model.widths=[2]", "hydra.run.dir=/dev/null/run"],
+            "choose another hydra.run.dir",
+        ),
+        (["run", "-m", "lr=1,2", "hydra.sweep.dir=/dev/null/sweep"], "cannot make the folder"),
+        (["run", "optimizer._target_=optax.lion", "data.n=20", "model.widths=[2]"], "processes=[discrete]"),
         (["run", "data.n=100000"], "at most"),
         (["run", "device=cuda:7"], "device=cuda:7"),
         (["run", "model.activation=rellu"], "activation"),
