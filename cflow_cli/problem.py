@@ -27,6 +27,7 @@ class Evaluation(NamedTuple):
 
 class _FunctionObjective(eqx.Module):
     function: Callable[[Weights], Array] = eqx.field(static=True)
+    microbatch: int | None = eqx.field(static=True, default=None)
 
     def loss(self, w: Weights) -> Array:
         return self.function(w)
@@ -46,9 +47,21 @@ class _ModelObjective(eqx.Module):
     criterion: Any
     skeleton: Any = eqx.field(static=True)
     unravel: Callable[[Weights], Any] = eqx.field(static=True)
+    microbatch: int | None = eqx.field(static=True)
 
     def outputs(self, w: Weights, x: Array) -> Array:
-        return eqx.combine(self.unravel(w), self.skeleton)(x)
+        def apply(part: Array) -> Array:
+            return eqx.combine(self.unravel(w), self.skeleton)(part)
+
+        size, n = self.microbatch, len(x)
+        if size is None or size >= n:
+            return apply(x)
+        # One slice after the other, and each forward pass again for each derivative: only the outputs of
+        # all examples are in memory together. The last slice is filled up with examples that are then dropped.
+        slices = -(-n // size)
+        parts = jnp.concatenate([x, x[: slices * size - n]]).reshape(slices, size, *x.shape[1:])
+        outputs = jax.lax.map(jax.checkpoint(apply), parts)
+        return outputs.reshape(slices * size, *outputs.shape[2:])[:n]
 
     def loss(self, w: Weights) -> Array:
         return self.criterion(self.outputs(w, self.x), self.y, self.mask)
@@ -160,6 +173,7 @@ class Problem(eqx.Module):
             criterion=loss,
             skeleton=skeleton,
             unravel=unravel,
+            microbatch=data.microbatch,
         )
         return cls(w0, objective)._checked()
 
@@ -171,7 +185,9 @@ class Problem(eqx.Module):
                 f"{value.dtype}; sum or average it, and keep constants in the weights' dtype"
             )
         if not bool(jnp.isfinite(eqx.filter_jit(self.objective.loss)(self.w0))):
-            raise UserError("the loss is not finite at the initial weights; check the data and the initialisation")
+            raise UserError(
+                "the loss is not finite at the initial weights; check the data and the initialisation"
+            )
         return self
 
     @property
@@ -196,6 +212,10 @@ class Problem(eqx.Module):
 
         The returned ``hvp`` maps a block (k, n) of directions to their Hessian products (k, n).
         """
+        if self.objective.microbatch is not None:
+            # What linearize keeps for all directions grows with the number of examples; recompute it instead.
+            loss, gradient = jax.value_and_grad(self.objective.loss)(w)
+            return Linearization(loss, gradient, jax.vmap(lambda v: self.hvp(w, v)))
         (loss, gradient), linear = jax.linearize(jax.value_and_grad(self.objective.loss), w)
         return Linearization(loss, gradient, jax.vmap(lambda v: linear(v)[1]))
 

@@ -1,5 +1,6 @@
 """Every model in conf/model: shapes, determinism, smoothness, and three derivatives in double precision."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -14,10 +15,11 @@ from cflow_cli.errors import UserError
 from cflow_cli.losses import cross_entropy, mse
 from cflow_cli.models import check_pair
 from cflow_cli.models.activations import ACTIVATIONS
-from cflow_cli.models.convolution import convolve, patches
+from cflow_cli.models.convolution import patches
 from cflow_cli.models.deep_linear import DeepLinear
 from cflow_cli.models.mamba import Mamba
 from cflow_cli.models.mlp import MLP
+from cflow_cli.problem import Problem
 from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
 from omegaconf import OmegaConf
@@ -171,19 +173,18 @@ def test_deep_linear_third_derivative_in_closed_form():
 
 
 @pytest.mark.parametrize("size, stride, pixels", [(3, 1, 8), (3, 2, 8), (3, 2, 7), (5, 1, 6), (2, 1, 6)])
-def test_single_precision_convolution_equals_patches_with_its_derivatives(size, stride, pixels):
-    x = jax.random.normal(jax.random.key(0), (2, pixels, pixels, 3), jnp.float32)
-    w, u, v = jax.random.normal(jax.random.key(1), (3, size * size * 3, 2), jnp.float32)
-
-    def third(apply):
-        def value(w):
-            return jnp.sum(jnp.tanh(apply(jnp.sin(apply(x, w) @ jnp.ones((2, 3), x.dtype)), w)))
-
-        return jax.jvp(lambda w: jax.jvp(jax.grad(value), (w,), (u,))[1], (w,), (v,))[1]
-
-    fast = third(lambda x, w: convolve(x, w, size, stride))
-    plain = third(lambda x, w: patches(x, size, stride) @ w)
-    np.testing.assert_allclose(fast, plain, rtol=1e-3, atol=1e-4 * float(jnp.abs(plain).max()))
+def test_patches_times_a_matrix_is_a_convolution(size, stride, pixels):
+    x = jax.random.normal(jax.random.key(0), (2, pixels, pixels, 3))
+    w = jax.random.normal(jax.random.key(1), (size * size * 3, 2))
+    padding = ((size - 1) // 2, size // 2)
+    wanted = jax.lax.conv_general_dilated(
+        x,
+        w.reshape(size, size, 3, 2),
+        window_strides=(stride, stride),
+        padding=(padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(patches(x, size, stride) @ w, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_both_scans_of_mamba_agree():
@@ -255,3 +256,40 @@ def test_loss_and_task_are_checked():
     data = chebyshev()
     with pytest.raises(UserError, match="loss=mse"):
         check_pair(MLP(data, jax.random.key(0), [2]), data, cross_entropy())
+
+
+@pytest.mark.parametrize("microbatch", [2, 5])
+def test_slices_give_the_same_derivatives(microbatch):
+    """Slices that do not divide the examples, and one that is all of them."""
+    data = images(5)
+    data = replace(data, x_test=data.x[:3], y_test=data.y[:3])
+    model = build("mlp", data)
+    whole = Problem.from_model(model, data, mse(), jnp.float64)
+    sliced = Problem.from_model(model, replace(data, microbatch=microbatch), mse(), jnp.float64)
+    u, v = jax.random.normal(jax.random.key(1), (2, whole.num_parameters))
+
+    def figures(problem):
+        def run(w):
+            line = problem.linearize(w)
+            return line.loss, line.gradient, line.hvp(v[None])[0], problem.third(w, u, v), problem.evaluate(w)
+
+        return jax.jit(run).lower(problem.w0).compile(compiler_options=QUICK)(problem.w0)
+
+    for one, other in zip(jax.tree.leaves(figures(whole)), jax.tree.leaves(figures(sliced)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_memory_of_slices_does_not_grow_with_the_examples():
+    def peak(n, microbatch):
+        data = replace(images(n), microbatch=microbatch)
+        problem = Problem.from_model(build("mlp", data, widths=[200]), data, mse())
+
+        def run(w):
+            return problem.linearize(w).hvp(w[None]), problem.third(w, w, w)
+
+        compiled = jax.jit(run).lower(problem.w0).compile(compiler_options=QUICK)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    small, large, at_once = peak(40, 10), peak(160, 10), peak(160, None)
+    assert large < 1.5 * small
+    assert large < 0.5 * at_once
