@@ -4,7 +4,7 @@ import os
 
 
 class UserError(Exception):
-    """What the user asked for cannot be done; the message says what is wrong, what is allowed, what to try."""
+    """What the user asked for cannot be done; the message says what is wrong, what is allowed, what helps."""
 
 
 def wants_traceback() -> bool:
