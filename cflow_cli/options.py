@@ -105,6 +105,7 @@ class Flow:
         if self.substeps < 1:
             raise ValueError(f"substeps must be at least 1, got {self.substeps}")
 
+    name: ClassVar[str]
     oscillates: ClassVar[bool] = True
 
     def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:

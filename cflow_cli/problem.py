@@ -57,7 +57,7 @@ class _ModelObjective(eqx.Module):
         if size is None or size >= n:
             return apply(x)
         # One slice after the other, and each forward pass again for each derivative: only the outputs of
-        # all examples are in memory together. The last slice is filled up with examples that are then dropped.
+        # all examples are in memory together. The last slice is filled up, and that dropped again.
         slices = -(-n // size)
         parts = jnp.concatenate([x, x[: slices * size - n]]).reshape(slices, size, *x.shape[1:])
         outputs = jax.lax.map(jax.checkpoint(apply), parts)

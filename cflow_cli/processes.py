@@ -129,7 +129,9 @@ class Observer(eqx.Module):
         """Number of tracked directions."""
         return state.vectors.shape[1]
 
-    def step(self, problem: Problem, context: Context, state: Observed, ref: Reference) -> tuple[Observed, Record]:
+    def step(
+        self, problem: Problem, context: Context, state: Observed, ref: Reference
+    ) -> tuple[Observed, Record]:
         """Measure loss, gradient and spectrum at the iterate or midpoint; the eigenvectors follow."""
         w = jnp.where(state.midpoint, (ref.before + 2 * ref.weights + ref.after) / 4, ref.weights)
         linear = problem.linearize(w)
@@ -145,17 +147,28 @@ class Observer(eqx.Module):
                 tolerance=self.eigs.tolerance,
                 max_iterations=ref.iterations,
             )
-            return pairs.vectors, pairs.values, _critical_residual(pairs, self.eigs), pairs.hvps, pairs.converged
+            return (
+                pairs.vectors,
+                pairs.values,
+                _critical_residual(pairs, self.eigs),
+                pairs.hvps,
+                pairs.converged,
+            )
 
         def skip(_: None) -> tuple[Array, Array, Array, Array, Array]:
             nothing = jnp.full((), jnp.nan, w.dtype)
             return (
-                state.vectors[side], jnp.full(self.block(state), jnp.nan, w.dtype), nothing, jnp.zeros((), jnp.int32),
+                state.vectors[side],
+                jnp.full(self.block(state), jnp.nan, w.dtype),
+                nothing,
+                jnp.zeros((), jnp.int32),
                 jnp.asarray(True),
             )
 
         vectors, values, residual, hvps, converged = (
-            measure(None) if self.eigs.every == 1 else jax.lax.cond(ref.step % self.eigs.every == 0, measure, skip, None)
+            measure(None)
+            if self.eigs.every == 1
+            else jax.lax.cond(ref.step % self.eigs.every == 0, measure, skip, None)
         )
         hessian, raw, raw_hvps = _raw_sharpness(
             self.optimizer, self.eigs, linear, ref.preconditioner, values, state.hessian, ref.step
@@ -231,7 +244,9 @@ class FlowProcess(eqx.Module):
                 flow, spent = carry
                 flow, found = self.stepper(problem, flow, counters, ref.iterations)
                 more = _spent(found)
-                return flow, {k: jnp.maximum(spent[k], v) if k in _WORST else spent[k] + v for k, v in more.items()}
+                return flow, {
+                    k: jnp.maximum(spent[k], v) if k in _WORST else spent[k] + v for k, v in more.items()
+                }
 
             flow, spent = jax.lax.fori_loop(1, self.substeps, part, (flow, spent))
 
@@ -314,7 +329,9 @@ def _common(
         "test_accuracy": evaluated.test_accuracy,
         "grad_norm_sq": linear.gradient @ linear.gradient,
         "effective_sharpness": values[0],
-        "num_critical": jnp.where(jnp.isnan(values[0]), -1, jnp.sum(values > eigs.critical_above)).astype(jnp.int32),
+        "num_critical": jnp.where(jnp.isnan(values[0]), -1, jnp.sum(values > eigs.critical_above)).astype(
+            jnp.int32
+        ),
         "num_tracked": jnp.sum(values > eigs.track_above).astype(jnp.int32),
         "preconditioner_mean": 1 / jnp.mean(1 / d),
         "gradients": jnp.ones((), jnp.int32),
@@ -334,7 +351,13 @@ def _hessian_rows(optimizer: UpdateMap, eigs: EigsOptions, rows: Array) -> Array
 
 
 def _raw_sharpness(
-    optimizer: UpdateMap, eigs: EigsOptions, linear: Linearization, d: Array, values: Array, rows: Array, step: Array
+    optimizer: UpdateMap,
+    eigs: EigsOptions,
+    linear: Linearization,
+    d: Array,
+    values: Array,
+    rows: Array,
+    step: Array,
 ) -> tuple[Array, Array, Array]:
     """Hessian eigenvalues: from S_eff where D is uniform, else from a block of their own every few steps."""
     none = jnp.zeros((), jnp.int32)
@@ -345,7 +368,10 @@ def _raw_sharpness(
 
     def measure(rows: Array) -> tuple[Array, Array, Array]:
         pairs = track(
-            linear.hvp, rows, above=jnp.inf, tolerance=eigs.tolerance,
+            linear.hvp,
+            rows,
+            above=jnp.inf,
+            tolerance=eigs.tolerance,
             max_iterations=NEW_BLOCK_ITERATIONS,
         )
         return pairs.vectors, pairs.values[:1], pairs.hvps
@@ -420,7 +446,12 @@ def run_chunk(
     def reference(r: Array) -> Reference:
         iterations = jnp.where(new_block & (r - start < 2), NEW_BLOCK_ITERATIONS, process.eigs.max_iterations)
         return Reference(
-            first + r, path.weights[r], path.weights[r + 1], path.weights[r + 2], path.preconditioner[r], iterations
+            first + r,
+            path.weights[r],
+            path.weights[r + 1],
+            path.weights[r + 2],
+            path.preconditioner[r],
+            iterations,
         )
 
     _, shapes = jax.eval_shape(lambda: process.step(problem, context, state, reference(start)))

@@ -34,7 +34,11 @@ _LONGEST_CHUNK = 50
 _SMALL = 50_000
 _ADAPTIVE_WARM_START = 5
 
-NAMED = {cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)}
+_COUNTS = ("gradients", "hvps", "third_derivatives")
+
+NAMED: dict[str, Any] = {
+    cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)
+}
 
 
 class DiscreteState(NamedTuple):
@@ -48,7 +52,13 @@ class DiscreteState(NamedTuple):
 
 @eqx.filter_jit
 def _run_discrete(
-    problem: Problem, optimizer: UpdateMap, state: DiscreteState, rows: int, count: Array, key: Array, kick: Array
+    problem: Problem,
+    optimizer: UpdateMap,
+    state: DiscreteState,
+    rows: int,
+    count: Array,
+    key: Array,
+    kick: Array,
 ) -> tuple[DiscreteState, Trajectory]:
     """A plain optax loop of ``count`` ≤ ``rows`` steps, with the path it took (and w_{t−1} before it)."""
     n, dtype = state.weights.shape[0], state.weights.dtype
@@ -63,7 +73,9 @@ def _run_discrete(
         w = optax.apply_updates(state.weights, delta)
         w = jax.lax.cond(
             kick > 0,
-            lambda w: w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / np.sqrt(n),
+            lambda w: (
+                w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / np.sqrt(n)
+            ),
             lambda w: w,
             w,
         )
@@ -94,9 +106,6 @@ class _Running:
     @property
     def name(self) -> str:
         return self.spec.name
-
-
-_COUNTS = ("gradients", "hvps", "third_derivatives")
 
 
 @dataclass(frozen=True)
@@ -210,7 +219,7 @@ class Simulation:
         self._specs = [_specification(p) for p in processes]
         self._check(steps, eval_every, kick)
         self.optimizer = UpdateMap.of(optimizer, problem.w0)
-        flows = [s.name for s in self._specs if isinstance(s, options.Flow)]
+        flows = [str(s.name) for s in self._specs if isinstance(s, options.Flow)]
         if self.optimizer.refusal and flows:
             raise UserError(
                 f"no {' or '.join(flows)} flow for this optimizer: {self.optimizer.refusal}; "
@@ -226,7 +235,7 @@ class Simulation:
         key = jax.random.PRNGKey(seed)
         self._kick_key, self._block_key, probe_key = jax.random.split(key, 3)
         self.eigs = _fitted(self.eigs, problem.num_parameters)
-        self._block = self.eigs.initial
+        self._block: int = self.eigs.initial  # type: ignore[assignment]  # filled in by _fitted
         self._rows = chunk or _chunk_length(problem, self.optimizer, steps)
         loss, gradient = eqx.filter_jit(lambda p: (p.loss(p.w0), p.gradient(p.w0)))(problem)
         self._context = Context(
@@ -300,7 +309,12 @@ class Simulation:
         count = min(self._rows, until - first)
         begin = self._discrete
         self._discrete, path = _run_discrete(
-            self.problem, self.optimizer, begin, self._rows, jnp.asarray(count), self._kick_key,
+            self.problem,
+            self.optimizer,
+            begin,
+            self._rows,
+            jnp.asarray(count),
+            self._kick_key,
             jnp.asarray(self._kick, self.problem.w0.dtype),
         )
         for run in self._runs.values():
@@ -329,12 +343,22 @@ class Simulation:
         while row < count:
             began = time.perf_counter()
             result: ChunkResult = run_chunk(
-                run.process, self.problem, self._context, run.state, path,
-                jnp.asarray(first, jnp.int32), jnp.asarray(row, jnp.int32), jnp.asarray(count, jnp.int32),
+                run.process,
+                self.problem,
+                self._context,
+                run.state,
+                path,
+                jnp.asarray(first, jnp.int32),
+                jnp.asarray(row, jnp.int32),
+                jnp.asarray(count, jnp.int32),
                 jnp.asarray(run.new_block),
             )
-            done, grow, stopped, records = jax.device_get((result.done, result.grow, result.stopped, result.records))
-            self.compile_seconds = max(self.compile_seconds, 0.0 if run.weights is not None else time.perf_counter() - began)
+            done, grow, stopped, records = jax.device_get(
+                (result.done, result.grow, result.stopped, result.records)
+            )
+            self.compile_seconds = max(
+                self.compile_seconds, 0.0 if run.weights is not None else time.perf_counter() - began
+            )
             run.state, run.new_block = result.state, False
             done = int(done)
             records = {k: v[row:done] for k, v in records.items()}
@@ -349,7 +373,9 @@ class Simulation:
                 messages.append(f"{run.name} stopped at step {run.stopped_at}: {run.status.sentence}")
                 break
             if grow:
-                self._resize(run, _larger(run.process.block(run.state), self.eigs, self.problem.num_parameters))
+                self._resize(
+                    run, _larger(run.process.block(run.state), self.eigs, self.problem.num_parameters)
+                )
             elif row == count:
                 self._shrink_if_roomy(run, parts)
         return parts, messages
@@ -497,10 +523,14 @@ def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: n
             elif column.name in records:
                 value = records[column.name].astype(column.type)
             else:
-                value = np.zeros(len(steps), np.int32) if column.type == "int32" else np.full(len(steps), np.nan)
+                value = (
+                    np.zeros(len(steps), np.int32) if column.type == "int32" else np.full(len(steps), np.nan)
+                )
             table[column.name] = value
         rows.append(table)
-        spectra += [_long(name, kind, steps, records[kind]) for kind in _SPECTRA + _AT_COORDINATES if kind in records]
+        spectra += [
+            _long(name, kind, steps, records[kind]) for kind in _SPECTRA + _AT_COORDINATES if kind in records
+        ]
         loss[name] = float(records["loss"][-1])
         known = np.flatnonzero(records["num_critical"] >= 0)
         if len(known):

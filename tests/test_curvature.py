@@ -26,9 +26,13 @@ def test_derivatives_agree_with_dense_ones():
     linear = problem.linearize(w)
     np.testing.assert_allclose(linear.loss, small_network(w), rtol=1e-14)
     np.testing.assert_allclose(linear.gradient, jax.grad(small_network)(w), rtol=1e-12)
-    np.testing.assert_allclose(linear.hvp(jnp.stack([u, v])), jnp.stack([hessian @ u, hessian @ v]), rtol=1e-9)
+    np.testing.assert_allclose(
+        linear.hvp(jnp.stack([u, v])), jnp.stack([hessian @ u, hessian @ v]), rtol=1e-9
+    )
     np.testing.assert_allclose(problem.hvp(w, u), hessian @ u, rtol=1e-9)
-    np.testing.assert_allclose(problem.third(w, u, v), jnp.einsum("i,ijk,j->k", u, third, v), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        problem.third(w, u, v), jnp.einsum("i,ijk,j->k", u, third, v), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_third_derivatives_agree_with_finite_differences():
@@ -62,8 +66,11 @@ def test_eigenpairs_agree_with_a_dense_decomposition(name):
     a = symmetric(SPECTRA[name])
     values, basis = np.linalg.eigh(a)
     pairs = track(
-        lambda rows: rows @ a, random_rows(jax.random.PRNGKey(0), 6, 300, jnp.float64),
-        above=1.5, tolerance=1e-9, max_iterations=500,
+        lambda rows: rows @ a,
+        random_rows(jax.random.PRNGKey(0), 6, 300, jnp.float64),
+        above=1.5,
+        tolerance=1e-9,
+        max_iterations=500,
     )
     k = int((SPECTRA[name] > 1.5).sum())
     assert bool(pairs.converged)
@@ -77,7 +84,9 @@ def test_a_warm_start_costs_one_product_per_direction():
     a = symmetric(SPECTRA["separated"])
     settings = {"above": 1.5, "tolerance": 1e-2, "max_iterations": 100}
     settled = track(lambda r: r @ a, random_rows(jax.random.PRNGKey(0), 6, 300, jnp.float64), **settings)
-    again = track(lambda r: r @ (a + 1e-4 * symmetric(SPECTRA["separated"], seed=1)), settled.vectors, **settings)
+    again = track(
+        lambda r: r @ (a + 1e-4 * symmetric(SPECTRA["separated"], seed=1)), settled.vectors, **settings
+    )
     assert int(again.hvps) == 6
 
 

@@ -20,7 +20,10 @@ def valley(w):
 def network(w):
     """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86, with several critical directions at lr 1."""
     rng = np.random.default_rng(0)
-    x, y = jnp.asarray(rng.standard_normal((12, 4)), w.dtype), jnp.asarray(rng.standard_normal((12, 2)), w.dtype)
+    x, y = (
+        jnp.asarray(rng.standard_normal((12, 4)), w.dtype),
+        jnp.asarray(rng.standard_normal((12, 2)), w.dtype),
+    )
     h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
     h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
     return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
@@ -62,7 +65,12 @@ def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
     """The time averages of loss and of x² over many cycles are those of the flow."""
     result = simulate(
         Problem.from_function(valley, jnp.asarray([1e-3, 0.0])),
-        optax.sgd(0.05), processes=("discrete", "central"), steps=3000, eval_every=3000, kick=1e-2, coordinates=[0],
+        optax.sgd(0.05),
+        processes=("discrete", "central"),
+        steps=3000,
+        eval_every=3000,
+        kick=1e-2,
+        coordinates=[0],
     )
     trace, predicted = columns(result, "central", "sigma_trace", "predicted_loss")
     loss, sharpness = columns(result, "discrete", "loss", "sharpness")
@@ -80,7 +88,9 @@ def test_without_critical_directions_the_flows_agree_to_the_bit_and_equal_the_op
         (most,) = columns(result, "central", "num_critical")
         assert most.max() == 0
         np.testing.assert_array_equal(result.weights["central"], result.weights["stable"])
-        np.testing.assert_allclose(result.weights["central"], result.weights["discrete"], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            result.weights["central"], result.weights["discrete"], rtol=1e-12, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rmsprop"])
@@ -92,7 +102,9 @@ def test_discrete_equals_a_plain_optax_loop_to_the_bit(name):
         "rmsprop": optax.rmsprop(optax.cosine_decay_schedule(0.01, 40), decay=0.9, eps_in_sqrt=False),
     }[name]
     w0 = start()
-    result = simulate(Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15)
+    result = simulate(
+        Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15
+    )
 
     @jax.jit
     def step(w, state):
@@ -163,7 +175,9 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     assert critical[-1] == 1
     from cflow_cli.simulation import Simulation
 
-    simulation = Simulation(problem, optax.sgd(0.3), processes=[Central(substeps=64)], steps=20, eval_every=100)
+    simulation = Simulation(
+        problem, optax.sgd(0.3), processes=[Central(substeps=64)], steps=20, eval_every=100
+    )
     for _ in simulation:
         pass
     w = simulation._runs["central"].state.flow.weights

@@ -110,7 +110,9 @@ def test_response_and_averages_agree_with_brute_force(transformation, mean_toler
     start = [s[-2] if p == "counter" else a for s, a, p in zip(states, averages, update.parity, strict=True)]
     start = jax.tree.unflatten(jax.tree.structure(state), start)
     new, delta = update.averaged(start, mean, amplitude**2, jnp.zeros(N), response)
-    np.testing.assert_allclose(delta, (even + odd) / 2, rtol=max(mean_tolerance, 1e-9), atol=1e-4 * np.abs(even).max())
+    np.testing.assert_allclose(
+        delta, (even + odd) / 2, rtol=max(mean_tolerance, 1e-9), atol=1e-4 * np.abs(even).max()
+    )
     for x, y, p in zip(jax.tree.leaves(new), averages, update.parity, strict=True):
         if p != "counter":
             np.testing.assert_allclose(x, y, rtol=mean_tolerance)

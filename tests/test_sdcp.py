@@ -60,8 +60,12 @@ def test_a_cone_solver_finds_the_same(k):
     # Clarabel stacks the upper triangle by columns and scales it like sdcp.pack.
     cones = [clarabel.PSDTriangleConeT(k)]
     solver = clarabel.DefaultSolver(
-        sp.triu(sp.csc_matrix(b)).tocsc(), np.asarray(sdcp.pack(jnp.asarray(a))), -sp.identity(p, format="csc"),
-        np.zeros(p), cones, settings,
+        sp.triu(sp.csc_matrix(b)).tocsc(),
+        np.asarray(sdcp.pack(jnp.asarray(a))),
+        -sp.identity(p, format="csc"),
+        np.zeros(p),
+        cones,
+        settings,
     )
     expected = np.array(solver.solve().x)
     found = solve(jnp.asarray(a), jnp.asarray(b), jnp.zeros((k, k)))

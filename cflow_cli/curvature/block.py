@@ -94,7 +94,7 @@ def track(
     matvec: MatVec,
     vectors: Rows,
     *,
-    above: float,
+    above: float | Array,
     tolerance: float,
     max_iterations: int | Int[Array, ""],
     critical: float = 0.0,

@@ -27,7 +27,7 @@ from . import sdcp
 from .base import FlowState, FlowStep, Oscillation, status_of, with_counters
 from .stable import mean_gradient, num_stages
 
-# Largest excess over 2 that a unit of time takes away. Above the edge (after branching off, at a jump of the learning rate)
+# Largest excess over 2 that a unit of time takes away. Above the edge (after branching off, at a jump of the rate)
 # the flow comes down gradually, as the optimizer does.
 _DEFICIT = 0.1
 
@@ -89,7 +89,14 @@ class CentralStepper(eqx.Module):
             gradient = mean_gradient(problem, w, linear.gradient, d, self.dt, stages)
             after, delta = self.optimizer(before, gradient, w)
             after = self.optimizer.part_of_step(before, after, gradient, w, self.dt)
-            return after, delta, jnp.zeros_like(state.x), jnp.zeros_like(w), jnp.zeros((), w.dtype), jnp.asarray(True)
+            return (
+                after,
+                delta,
+                jnp.zeros_like(state.x),
+                jnp.zeros_like(w),
+                jnp.zeros((), w.dtype),
+                jnp.asarray(True),
+            )
 
         def oscillating(_: None) -> tuple[Any, ...]:
             turn = gram(pairs.vectors, state.vectors)
@@ -100,8 +107,19 @@ class CentralStepper(eqx.Module):
             floor = 1e-4 * jnp.abs(linear.loss) + jnp.finfo(w.dtype).tiny
             guess = guess + jnp.diag(jnp.where(active, floor, 0).astype(w.dtype))
             return self._solve(
-                before, w, linear.gradient, damp, thirds, n_pairs, u, jnp.where(active[:, None], hu, 0), pairs.values,
-                d, response, guess, both,
+                before,
+                w,
+                linear.gradient,
+                damp,
+                thirds,
+                n_pairs,
+                u,
+                jnp.where(active[:, None], hu, 0),
+                pairs.values,
+                d,
+                response,
+                guess,
+                both,
             )
 
         after, delta, x, variance, residual, solved = jax.lax.cond(critical > 0, oscillating, smooth, None)
@@ -200,7 +218,9 @@ class CentralStepper(eqx.Module):
             deltas = jax.lax.dynamic_update_slice(deltas, d_delta[None], (p, jnp.zeros_like(p)))
             if self.optimizer.adaptive:
                 packed = sdcp.pack(jnp.where(both, combine(u * d_stiffness, u.T), 0))
-                stiffenings = jax.lax.dynamic_update_slice(stiffenings, packed[:, None], (jnp.zeros_like(p), p))
+                stiffenings = jax.lax.dynamic_update_slice(
+                    stiffenings, packed[:, None], (jnp.zeros_like(p), p)
+                )
             return stiffenings, deltas
 
         empty = (jnp.zeros((len(i), len(i)), dtype), jnp.zeros_like(thirds))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 class ScaleByGlobalRmsState(NamedTuple):
     """Number of steps taken and EMA ν of the squared gradient norm."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # optax's name for it, over tuple.count
     nu: Float[Array, ""]
 
 
@@ -42,7 +42,9 @@ def scale_by_global_rms(
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return ScaleByGlobalRmsState(jnp.zeros([], jnp.int32), jnp.zeros([], dtype))
 
-    def update(updates: Any, state: ScaleByGlobalRmsState, params: Any = None) -> tuple[Any, ScaleByGlobalRmsState]:
+    def update(
+        updates: Any, state: ScaleByGlobalRmsState, params: Any = None
+    ) -> tuple[Any, ScaleByGlobalRmsState]:
         del params
         count = optax.safe_increment(state.count)
         norm_sq = sum(jnp.sum(g * g) for g in jax.tree.leaves(updates))
@@ -66,4 +68,6 @@ def scalar_rmsprop(
     b2, eps, bias_correction
         As in :func:`scale_by_global_rms`.
     """
-    return optax.chain(scale_by_global_rms(b2, eps, bias_correction), optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(
+        scale_by_global_rms(b2, eps, bias_correction), optax.scale_by_learning_rate(learning_rate)
+    )

@@ -1,0 +1,43 @@
+# Every target sets up what it needs in .venv; PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check accuracy zoo lint wheel clean
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.run  ## the default run and its report
+	rm -rf outputs/demo
+	$(BIN)/cflow run hydra.run.dir=outputs/demo
+	$(BIN)/cflow report outputs/demo
+
+test: $(VENV)/.dev  ## the tests
+	$(BIN)/python -m pytest
+
+check: lint $(VENV)/.dev  ## the tests, the long ones too, and the linters
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFAR-10 (see the README)
+	$(BIN)/python -m benchmarks.accuracy
+
+zoo: $(VENV)/.dev  ## cost of the derivatives of every model
+	$(BIN)/python -m benchmarks.zoo
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist build
