@@ -122,8 +122,8 @@ class Observer(eqx.Module):
         return tried
 
     def follows_all(self, state: Observed) -> Bool[Array, ""]:
-        """Always."""
-        return jnp.asarray(True)
+        """Wherever there is a D to speak of an edge."""
+        return jnp.asarray(self.optimizer.refusal is None)
 
     def block(self, state: Observed) -> int:
         """Number of tracked directions."""
@@ -142,7 +142,7 @@ class Observer(eqx.Module):
             pairs = track(
                 lambda rows: root * linear.hvp(root * rows),
                 _probed(state.vectors[side], context.key, ref.step),
-                above=self.eigs.track_above,
+                above=self.eigs.track_above if self.optimizer.refusal is None else jnp.inf,
                 critical=self.eigs.critical_above,
                 tolerance=self.eigs.tolerance,
                 max_iterations=ref.iterations,
@@ -173,6 +173,8 @@ class Observer(eqx.Module):
         hessian, raw, raw_hvps = _raw_sharpness(
             self.optimizer, self.eigs, linear, ref.preconditioner, values, state.hessian, ref.step
         )
+        if self.optimizer.refusal is not None:  # D stands for 1, and the spectrum is that of H
+            values = jnp.full_like(values, jnp.nan)
         status = jnp.where(converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
         status = jnp.where(_exploded(linear.loss, context), Status.DIVERGED, status)
         record = _common(problem, context, self.eigs, linear, ref.preconditioner, values, w, ref) | {
@@ -347,7 +349,7 @@ def _critical_residual(pairs: Any, eigs: EigsOptions) -> Array:
 
 def _hessian_rows(optimizer: UpdateMap, eigs: EigsOptions, rows: Array) -> Array:
     """Block of the raw Hessian: two vectors where it is tracked on its own, none where D is uniform."""
-    return rows[: 0 if optimizer.uniform or eigs.hessian_every == 0 else 2]
+    return rows[: 0 if optimizer.uniform or optimizer.refusal is not None or eigs.hessian_every == 0 else 2]
 
 
 def _raw_sharpness(
@@ -361,7 +363,7 @@ def _raw_sharpness(
 ) -> tuple[Array, Array, Array]:
     """Hessian eigenvalues: from S_eff where D is uniform, else from a block of their own every few steps."""
     none = jnp.zeros((), jnp.int32)
-    if optimizer.uniform:
+    if optimizer.uniform or optimizer.refusal is not None:
         return rows, values / d[0], none
     if eigs.hessian_every == 0:
         return rows, jnp.full(1, jnp.nan, d.dtype), none

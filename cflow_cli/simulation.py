@@ -74,7 +74,7 @@ def _run_discrete(
         w = jax.lax.cond(
             kick > 0,
             lambda w: (
-                w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / np.sqrt(n)
+                w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / n**0.5
             ),
             lambda w: w,
             w,

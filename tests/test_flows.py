@@ -73,7 +73,7 @@ def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
         coordinates=[0],
     )
     trace, predicted = columns(result, "central", "sigma_trace", "predicted_loss")
-    loss, sharpness = columns(result, "discrete", "loss", "sharpness")
+    (loss,) = columns(result, "discrete", "loss")
     late = slice(1500, None)
     # On this loss g_x = S x, and S = a + b y up to the small off-diagonal part of H.
     squares = result.eigenvalues.query("process == 'discrete' and kind == 'grad_sq'").value.to_numpy()
@@ -181,7 +181,7 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     for _ in simulation:
         pass
     w = simulation._runs["central"].state.flow.weights
-    values, vectors = np.linalg.eigh(jax.hessian(network)(w))
+    _, vectors = np.linalg.eigh(jax.hessian(network)(w))
     u = jnp.asarray(vectors[:, -1])
     slope = jax.grad(lambda w: problem.hvp(w, u) @ u)(w)
     expected = 2 * float(-jax.grad(network)(w) @ slope) / float(slope @ slope)

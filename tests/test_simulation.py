@@ -1,0 +1,165 @@
+"""The loop as a whole: records, troubles, compilation, and how well the flows predict on real data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cflow_cli import Problem, simulate
+from cflow_cli.datasets.digits import digits
+from cflow_cli.errors import UserError
+from cflow_cli.losses import mse
+from cflow_cli.models.mlp import MLP
+from cflow_cli.options import EigsOptions
+from cflow_cli.records import EIGENVALUES, KINDS, METRICS
+from cflow_cli.report import definitions as define
+from cflow_cli.simulation import Simulation
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A GELU network on real digits, in float32 as a user runs it."""
+    data = digits(n=200, classes=10)
+    return Problem.from_model(MLP(data, jax.random.PRNGKey(0), widths=[32, 32]), data, mse(), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def descent(network):
+    return simulate(network, optax.sgd(0.2), steps=200, seed=1)
+
+
+def test_gradient_descent_on_digits_is_predicted(descent):
+    metrics = descent.metrics
+    flow = define.series(metrics, "central", "effective_sharpness")
+    edge = define.onset(flow)
+    assert edge is not None
+    assert define.series(metrics, "central", "num_critical").max() >= 2
+    assert flow.loc[edge:].between(1.98, 2.02).all()
+    distance = {p: define.series(metrics, p, "distance_to_discrete") for p in ("central", "stable")}
+    assert define.distance_ratio(distance["central"], distance["stable"]) < 0.4
+    loss = define.series(metrics, "discrete", "loss")
+    assert define.relative_error(loss, define.prediction(metrics, "central")) < 0.03
+
+
+def test_adam_on_digits_is_predicted(network):
+    metrics = simulate(network, optax.adam(0.004, b2=0.99), steps=250, kick=1e-4).metrics
+    flow = define.series(metrics, "central", "effective_sharpness")
+    assert define.onset(flow) is not None
+    distance = {p: define.series(metrics, p, "distance_to_discrete") for p in ("central", "stable")}
+    assert define.distance_ratio(distance["central"], distance["stable"]) < 0.4
+    loss = define.series(metrics, "discrete", "loss")
+    errors = {p: define.relative_error(loss, define.prediction(metrics, p)) for p in ("central", "stable")}
+    assert errors["central"] < 0.1
+    assert errors["central"] < errors["stable"] / 2
+
+
+def test_records_have_the_documented_columns(descent):
+    assert list(descent.metrics.columns) == [c.name for c in METRICS]
+    assert list(descent.eigenvalues.columns) == [c.name for c in EIGENVALUES]
+    assert set(descent.eigenvalues.kind) == set(KINDS)
+    for name in ("discrete", "stable", "central"):
+        assert descent.metrics.step[descent.metrics.process == name].tolist() == list(range(200))
+    midpoint = descent.metrics[descent.metrics.process == "midpoint"]
+    assert midpoint.step.tolist() == list(range(1, 200))
+    effective = descent.eigenvalues.query("process == 'central' and kind == 'effective' and index == 0")
+    central = descent.metrics[descent.metrics.process == "central"]
+    np.testing.assert_array_equal(effective.value, central.effective_sharpness)
+    assert (central.predicted_loss >= central.loss - 1e-6).all()
+    assert descent.counts["central"]["third_derivatives"] == central.third_derivatives.sum()
+
+
+def test_midpoints_are_measured_at_midpoints(network):
+    result = simulate(network, optax.sgd(0.2), steps=6, processes=["midpoint"])
+    w = [network.w0]
+    for _ in range(6):
+        w.append(w[-1] - 0.2 * jax.grad(network.loss)(w[-1]))
+    expected = [float(network.loss((w[t - 1] + 2 * w[t] + w[t + 1]) / 4)) for t in range(1, 6)]
+    np.testing.assert_allclose(result.metrics.loss, expected, rtol=1e-5)
+
+
+def test_nothing_compiles_after_the_first_chunks(network):
+    """Chunks of other lengths and eigenvalues that come and go reuse the same programs."""
+    compiled = []
+
+    def listen(event, *_args, **_kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    simulation = Simulation(network, optax.sgd(0.2), steps=130, chunk=30, seed=1)
+    critical = []
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for i, chunk in enumerate(simulation):
+            critical.append(chunk.num_critical)
+            if i == 0:
+                compiled.clear()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert max(critical) > min(critical)
+    sizes = {r.process.block(r.state) for r in simulation._runs.values()}
+    if sizes == {8}:
+        assert compiled == []
+
+
+def test_a_start_far_above_the_edge_comes_down_to_it(network):
+    result = simulate(network, optax.sgd(1.0), steps=60, processes=["central"])
+    sharpness = define.series(result.metrics, "central", "effective_sharpness")
+    assert sharpness.iloc[0] > 2.5
+    assert sharpness.iloc[-1] < 2.02
+    assert result.statuses["central"]["status"] in ("ok", "eigenpairs_not_converged")
+
+
+def test_divergence_stops_the_process_and_no_other():
+    """Beyond the edge of a quadratic the optimizer explodes; its flow, which cannot, goes on."""
+    scales = jnp.asarray([50.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01])
+    problem = Problem.from_function(lambda w: 0.5 * jnp.sum(scales * w**2), jnp.ones(10))
+    result = simulate(problem, optax.sgd(0.1), steps=60, processes=["discrete", "stable"])
+    assert result.statuses["discrete"]["status"] == "diverged"
+    stopped = result.statuses["discrete"]["step"]
+    assert 0 < stopped < 20
+    last = result.metrics[result.metrics.process == "discrete"].iloc[-1]
+    assert (last.step, last.status) == (stopped, "diverged")
+    stable = result.metrics[result.metrics.process == "stable"]
+    assert len(stable) == 60
+    # Gradient flow of a quadratic, exactly e^{-λt} along each direction.
+    np.testing.assert_allclose(result.weights["stable"][6:], np.exp(-0.1 * scales[6:] * 60), rtol=0.02)
+
+
+def test_leaving_early_keeps_what_was_done(network):
+    simulation = Simulation(network, optax.sgd(0.2), steps=100, processes=["discrete"], chunk=10)
+    for chunk in simulation:
+        if chunk.step == 30:
+            break
+    assert len(simulation.result().metrics) == 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"processes": ["central", "centrla"]}, "unknown process 'centrla'; choose from"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"warm_start": 900}, "warm_start must lie between"),
+        ({"coordinates": [10**9]}, "coordinates must lie in"),
+        ({"processes": ["central", "central"]}, "each process once"),
+    ],
+)
+def test_bad_settings_are_one_sentence(network, settings, message):
+    with pytest.raises(UserError, match=message):
+        Simulation(network, optax.sgd(0.1), **settings)
+
+
+def test_an_optimizer_without_a_flow_is_refused_or_run_alone(network):
+    with pytest.raises(UserError, match=r"no central flow .*not smooth.*processes=\[discrete\]"):
+        simulate(network, optax.sign_sgd(1e-3), processes=["discrete", "central"])
+    result = simulate(network, optax.sign_sgd(1e-3), processes=["discrete"], steps=5)
+    assert result.metrics.loss.iloc[-1] < result.metrics.loss.iloc[0]
+    assert result.metrics.effective_sharpness.isna().all()
+    top = float(jnp.linalg.eigvalsh(jax.hessian(network.loss)(network.w0))[-1])
+    np.testing.assert_allclose(result.metrics.sharpness.iloc[0], top, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [{"track_above": 1.99}, {"guard": 0}, {"every": 0}, {"tolerance": 0.0}])
+def test_tracking_options_are_checked(bad):
+    with pytest.raises(ValueError, match="eigs"):
+        EigsOptions(**bad)
