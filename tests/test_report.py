@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from cflow_cli import report
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
-from cflow_cli.report import definitions, summary, table
+from cflow_cli.report import definitions, plot, style, summary, table
 from cflow_cli.storage import RunWriter, find_runs, read_run
 
 STEPS, BRANCH = 400, 6
@@ -268,6 +269,25 @@ def test_a_report_needs_no_jax(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1]
     )
+
+
+def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fabricate(tmp_path / "run", stable_stops=299)
+    assert plot.main([str(tmp_path), "--output", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / "figures/run.png").read_bytes().startswith(b"\x89PNG")
+    figure = plot.panel(read_run(tmp_path / "run"))
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    predicted = lines["predicted by central flow"]
+    t = np.arange(BRANCH, STEPS)
+    np.testing.assert_array_equal(predicted.get_xdata(), t)
+    np.testing.assert_allclose(predicted.get_ydata(), 1.03 * (2 - 0.002 * t))
+    assert predicted.get_color() == style.colour("central")
+    assert lines["stable flow"].get_xdata()[-1] == 299
+    fabricate(tmp_path / "short", steps=3, status=None)
+    plot.panel(read_run(tmp_path / "short"))  # before the flows branch off
+    RunWriter(tmp_path / "empty").start({})
+    with pytest.raises(UserError, match="no steps to draw yet"):
+        plot.main([str(tmp_path / "empty")])
 
 
 def test_names_tell_runs_apart(tmp_path: Path) -> None:
