@@ -216,6 +216,45 @@ def _report(argv: list[str]) -> int:
     return report(argv)
 
 
+def _optimizers(argv: list[str]) -> int:
+    parser = _Parser(
+        prog="cflow optimizers",
+        description="List the optimizers: their state, their edge of stability, and whether they have flows.",
+        epilog="examples: cflow optimizers; cflow optimizers adam nadam optimizer.b1=0.95; "
+        "cflow optimizers --format md",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "words",
+        metavar="NAME|key=value",
+        nargs="*",
+        help="optimizers (all by default), and overrides for them",
+    )
+    parser.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own configs")
+    args = parser.parse_intermixed_args(argv)
+    if "jax" not in sys.modules:
+        # Vectors of four numbers: a GPU's runtime would take longer to start than all of it.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    from .run import compilation_cache_dir
+
+    jax.config.update("jax_enable_x64", True)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    from .optimizers import listing
+
+    config_dir = None if args.config_dir is None else args.config_dir.expanduser()
+    found = listing.rows(args.words, config_dir)
+    if args.format == "table":
+        listing.print_table(found)
+    else:
+        print(listing.render(found, args.format), end="")
+    return 0
+
+
 def _completion(argv: list[str]) -> int:
     from . import completion
 
@@ -236,5 +275,6 @@ def _completion(argv: list[str]) -> int:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
     "report": (_report, "summarise runs and sweeps as a table"),
+    "optimizers": (_optimizers, "list the optimizers: state, edge of stability, whether they have flows"),
     "completion": (_completion, "print a script for completion in bash, zsh or fish"),
 }

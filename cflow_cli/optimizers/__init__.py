@@ -1,6 +1,18 @@
-"""Optimizers as differentiable maps, and the one that optax lacks."""
+"""Optimizers as differentiable maps, and those that optax lacks."""
 
+from .adam_uncorrected import adam_uncorrected, scale_by_adam_uncorrected
+from .scalar_adam import scalar_adam, scale_by_scalar_adam
 from .scalar_rmsprop import scalar_rmsprop, scale_by_global_rms
 from .update_map import UpdateMap
+from .weight_decay import with_weight_decay
 
-__all__ = ["UpdateMap", "scalar_rmsprop", "scale_by_global_rms"]
+__all__ = [
+    "UpdateMap",
+    "adam_uncorrected",
+    "scalar_adam",
+    "scalar_rmsprop",
+    "scale_by_adam_uncorrected",
+    "scale_by_global_rms",
+    "scale_by_scalar_adam",
+    "with_weight_decay",
+]

@@ -90,7 +90,8 @@ class UpdateMap(eqx.Module):
         """Momenta zero; second moments and counters such that one update at g = 0 brings those of ``state``."""
         zero = jnp.zeros(self.size, self.dtype)
         held = [
-            jnp.zeros_like(x) if p == ODD else x for x, p in zip(jax.tree.leaves(state), self.parity, strict=True)
+            jnp.zeros_like(x) if p == ODD else x
+            for x, p in zip(jax.tree.leaves(state), self.parity, strict=True)
         ]
         updated, _ = self._update_leaves(state, held, zero)
         before = []
@@ -142,11 +143,15 @@ class UpdateMap(eqx.Module):
         _, (f_g, u_g) = jax.jvp(response, (at, zero), (still, one))
         f_s, u_s = [], []
         for j in range(len(odd)):
-            direction = [jnp.ones_like(m) if i == j else z for i, (m, z) in enumerate(zip(at, still, strict=True))]
+            direction = [
+                jnp.ones_like(m) if i == j else z for i, (m, z) in enumerate(zip(at, still, strict=True))
+            ]
             _, (column, out) = jax.jvp(response, (at, zero), (direction, jnp.zeros_like(zero)))
             f_s.append(column)
             u_s.append(out)
-        r = _solve([[f_s[j][i] + (i == j) for j in range(len(odd))] for i in range(len(odd))], [-f for f in f_g])
+        r = _solve(
+            [[f_s[j][i] + (i == j) for j in range(len(odd))] for i in range(len(odd))], [-f for f in f_g]
+        )
         d = -u_g - sum((u * x for u, x in zip(u_s, r, strict=True)), jnp.zeros_like(zero))
         return (d[:1] if self.uniform else d), r
 
@@ -173,7 +178,8 @@ class UpdateMap(eqx.Module):
         def phase(sign: float) -> tuple[State, Vector]:
             leaves, momenta = jax.tree.leaves(state), iter(response)
             moved = [
-                x + sign * next(momenta) * root if p == ODD else x for x, p in zip(leaves, self.parity, strict=True)
+                x + sign * next(momenta) * root if p == ODD else x
+                for x, p in zip(leaves, self.parity, strict=True)
             ]
             return self(jax.tree.unflatten(jax.tree.structure(state), moved), g + sign * root, w)
 
@@ -264,7 +270,9 @@ def _classify(
             parity.append(ODD)
         else:
             parity.append(EVEN)
-            refusal = "its state neither keeps nor flips its sign with the gradient (a random or lopsided update)"
+            refusal = (
+                "its state neither keeps nor flips its sign with the gradient (a random or lopsided update)"
+            )
     if not close(plus[1], -minus[1]):
         refusal = "its update does not flip its sign with the gradient (a random or lopsided update)"
 
@@ -275,7 +283,9 @@ def _classify(
             moved = probe.at[-1].set(jnp.where(first, probe[-1], 3 * probe[-1]))
             before, after = (jax.jit(run)(gs, gradients[0])[1] for gs in (probe, moved))
             if not close(jnp.where(first, before, 0), jnp.where(first, after, 0)):
-                refusal = "its update mixes coordinates (a norm or a matrix of the gradient), so D is not diagonal"
+                refusal = (
+                    "its update mixes coordinates (a norm or a matrix of the gradient), so D is not diagonal"
+                )
                 break
     if refusal is None:
         refusal = _shape_dependence(transformation, dtype)
