@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from .errors import UserError
+
 if TYPE_CHECKING:
     from .flows.base import Stepper
     from .optimizers.update_map import UpdateMap
@@ -107,6 +109,7 @@ class Flow:
 
     name: ClassVar[str]
     oscillates: ClassVar[bool] = True
+    penalty: ClassVar[bool] = True
 
     def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
         """The step function of this flow, by default that of the central flow."""
@@ -117,7 +120,13 @@ class Flow:
         # On a processor single third derivatives were measured no slower than batches, and they need less memory.
         batch = 1 if jax.default_backend() == "cpu" else 3
         return CentralStepper(
-            optimizer, 1 / self.substeps, eigs.track_above, eigs.critical_above, eigs.tolerance, batch
+            optimizer,
+            1 / self.substeps,
+            eigs.track_above,
+            eigs.critical_above,
+            eigs.tolerance,
+            batch,
+            self.penalty,
         )
 
 
@@ -134,3 +143,28 @@ class Central(Flow):
     """The time average of the oscillating optimizer, with X from the complementarity problem."""
 
     name = "central"
+
+
+@dataclass(frozen=True)
+class Ablated(Flow):
+    """The central flow without the curvature penalty in dw/dt: the oscillation acts on the second moments only.
+
+    X comes from the same complementarity conditions, so the second moments alone hold S_eff at 2: the flow takes
+    smaller steps into sharper regions and falls behind [Cohen et al., arXiv:2410.24206, section 5].
+    """
+
+    name = "ablated"
+    penalty = False
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The central flow's, without the penalty; UserError for an optimizer without second moments."""
+        if not optimizer.adaptive:
+            raise UserError(
+                "no ablated flow for this optimizer: without second moments nothing but the curvature penalty can "
+                "hold S_eff at 2; take ablated out of the processes, or choose optimizer=rmsprop or adam"
+            )
+        return super().stepper(optimizer, eigs)
+
+
+BUILT_IN = (Discrete, Midpoint, Stable, Central, Ablated)
+"""Every process that comes with the package, selectable by its ``name``."""

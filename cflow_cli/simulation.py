@@ -36,9 +36,7 @@ _ADAPTIVE_WARM_START = 5
 
 _COUNTS = ("gradients", "hvps", "third_derivatives")
 
-NAMED: dict[str, Any] = {
-    cls.name: cls for cls in (options.Discrete, options.Midpoint, options.Stable, options.Central)
-}
+NAMED: dict[str, Any] = {cls.name: cls for cls in options.BUILT_IN}
 
 
 class DiscreteState(NamedTuple):

@@ -45,6 +45,8 @@ class CentralStepper(eqx.Module):
         As in :class:`cflow_cli.options.EigsOptions`.
     pair_batch
         Third derivatives evaluated together: 1, or 3 where single ones leave the device idle.
+    penalty
+        False leaves ½∇⟨H, Σ⟩ out of the average gradient: the ablated flow, held at the edge by its second moments.
     """
 
     optimizer: UpdateMap
@@ -53,6 +55,7 @@ class CentralStepper(eqx.Module):
     critical_above: float = eqx.field(static=True)
     tolerance: float = eqx.field(static=True)
     pair_batch: int = eqx.field(static=True)
+    penalty: bool = eqx.field(static=True, default=True)
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
@@ -191,8 +194,10 @@ class CentralStepper(eqx.Module):
 
         def forces(x: Float[Array, "block block"]) -> tuple[Array, Array]:
             """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient."""
-            penalty = combine((0.5 * twice * sdcp.pack(x))[None], thirds)[0]
-            return damp(gradient + penalty), jnp.sum(combine(x, hu) * hu, axis=0)
+            g = gradient
+            if self.penalty:
+                g = g + combine((0.5 * twice * sdcp.pack(x))[None], thirds)[0]
+            return damp(g), jnp.sum(combine(x, hu) * hu, axis=0)
 
         def step(g: Array, variance: Array) -> tuple[Any, Array]:
             after, delta = self.optimizer.averaged(before, g, variance, w, response)
@@ -213,7 +218,8 @@ class CentralStepper(eqx.Module):
             """Response of the end of the step to the p-th packed entry of X."""
             stiffenings, deltas = carry
             a, b = index_i[p], index_j[p]
-            dg, dv = damp(0.5 * twice[p] * thirds[p]), twice[p] * hu[a] * hu[b]
+            dg = damp(0.5 * twice[p] * thirds[p]) if self.penalty else jnp.zeros_like(w)
+            dv = twice[p] * hu[a] * hu[b]
             d_stiffness, d_delta = derivative(dg, dv)
             deltas = jax.lax.dynamic_update_slice(deltas, d_delta[None], (p, jnp.zeros_like(p)))
             if self.optimizer.adaptive:
