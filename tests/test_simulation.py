@@ -26,7 +26,14 @@ def network():
 
 @pytest.fixture(scope="module")
 def descent(network):
-    return simulate(network, optax.sgd(0.2), steps=200, seed=1)
+    return simulate(network, optax.sgd(0.2), steps=200, seed=1, kick=1e-3)
+
+
+def loss_error(metrics, process):
+    """Error of the predicted loss, averaged over the same window as the measured one, for the loss falls steeply."""
+    return define.relative_error(
+        define.series(metrics, "discrete", "loss"), define.smoothed(define.prediction(metrics, process))
+    )
 
 
 def test_gradient_descent_on_digits_is_predicted(descent):
@@ -38,20 +45,16 @@ def test_gradient_descent_on_digits_is_predicted(descent):
     assert flow.loc[edge:].between(1.98, 2.02).all()
     distance = {p: define.series(metrics, p, "distance_to_discrete") for p in ("central", "stable")}
     assert define.distance_ratio(distance["central"], distance["stable"]) < 0.4
-    loss = define.series(metrics, "discrete", "loss")
-    assert define.relative_error(loss, define.prediction(metrics, "central")) < 0.03
+    assert loss_error(metrics, "central") < min(0.03, loss_error(metrics, "stable") / 2)
 
 
 def test_adam_on_digits_is_predicted(network):
-    metrics = simulate(network, optax.adam(0.004, b2=0.99), steps=250, kick=1e-4).metrics
+    metrics = simulate(network, optax.adam(0.01, b2=0.99), steps=250, kick=1e-4).metrics
     flow = define.series(metrics, "central", "effective_sharpness")
     assert define.onset(flow) is not None
     distance = {p: define.series(metrics, p, "distance_to_discrete") for p in ("central", "stable")}
     assert define.distance_ratio(distance["central"], distance["stable"]) < 0.4
-    loss = define.series(metrics, "discrete", "loss")
-    errors = {p: define.relative_error(loss, define.prediction(metrics, p)) for p in ("central", "stable")}
-    assert errors["central"] < 0.1
-    assert errors["central"] < errors["stable"] / 2
+    assert loss_error(metrics, "central") < min(0.05, loss_error(metrics, "stable") / 2)
 
 
 def test_records_have_the_documented_columns(descent):
@@ -103,7 +106,7 @@ def test_nothing_compiles_after_the_first_chunks(network):
 
 
 def test_a_start_far_above_the_edge_comes_down_to_it(network):
-    result = simulate(network, optax.sgd(1.0), steps=60, processes=["central"])
+    result = simulate(network, optax.sgd(0.7), steps=100, processes=["central"])
     sharpness = define.series(result.metrics, "central", "effective_sharpness")
     assert sharpness.iloc[0] > 2.5
     assert sharpness.iloc[-1] < 2.02
