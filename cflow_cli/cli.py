@@ -216,6 +216,22 @@ def _report(argv: list[str]) -> int:
     return report(argv)
 
 
+def _plot(argv: list[str]) -> int:
+    from .report.plot import main as plot
+
+    return plot(argv)
+
+
+def _data(argv: list[str]) -> int:
+    from .datasets.fetch import main as fetch
+
+    if argv[:1] != ["fetch"]:
+        if argv and argv[0] not in ("-h", "--help"):
+            raise UserError(f"unknown action {argv[0]!r} of cflow data; there is fetch: cflow data fetch cifar10")
+        argv = ["fetch", "--help"]
+    return fetch(argv[1:])
+
+
 def _optimizers(argv: list[str]) -> int:
     parser = _Parser(
         prog="cflow optimizers",
@@ -275,6 +291,8 @@ def _completion(argv: list[str]) -> int:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
     "report": (_report, "summarise runs and sweeps as a table"),
+    "plot": (_plot, "draw the standard panel of a run"),
+    "data": (_data, "download a data set: cflow data fetch cifar10"),
     "optimizers": (_optimizers, "list the optimizers: state, edge of stability, whether they have flows"),
     "completion": (_completion, "print a script for completion in bash, zsh or fish"),
 }

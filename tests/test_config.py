@@ -1,9 +1,10 @@
 import pytest
+from omegaconf import OmegaConf
+
 from cflow_cli import config as configs
 from cflow_cli.config import compose
 from cflow_cli.errors import UserError
 from cflow_cli.options import Central, Discrete, EigsOptions, Midpoint, Stable
-from omegaconf import OmegaConf
 
 OPTIMIZERS = sorted(configs.groups()["optimizer"])
 
@@ -105,7 +106,7 @@ def test_a_schedule_reaches_the_optimizer():
         ("dtype=float23", "float32 or float64, got 'float23' (did you mean float32?)"),
         ("device=gppu", "did you mean gpu?"),
         ("device=auto:1", "device must be"),
-        ("warm_start=501", "from 0 to 500"),
+        ("warm_start=251", "from 0 to 250"),
         ("kick=-1", "kick"),
         ("eval_every=0", "eval_every"),
         ("coordinates=[1,-2]", "none negative"),
