@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+
 from cflow_cli import completion, config, records
 from cflow_cli.cli import main
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.cifar10 import DEVIATION, MEAN, cifar10, find_folder
@@ -23,8 +26,6 @@ from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
 from cflow_cli.datasets.sorting import sorting
 from cflow_cli.errors import UserError
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 NEEDS_FILES = ("cifar10", "npz")

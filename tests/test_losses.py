@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cflow_cli.losses import cross_entropy, mse
 
 RNG = np.random.default_rng(0)

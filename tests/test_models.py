@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from jax.flatten_util import ravel_pytree
+from omegaconf import OmegaConf
+
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.sorting import sorting
@@ -20,9 +24,6 @@ from cflow_cli.models.deep_linear import DeepLinear
 from cflow_cli.models.mamba import Mamba
 from cflow_cli.models.mlp import MLP
 from cflow_cli.problem import Problem
-from hydra.utils import instantiate
-from jax.flatten_util import ravel_pytree
-from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))

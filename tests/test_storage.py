@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
 from cflow_cli.storage import RunWriter, files, find_runs, read_run
