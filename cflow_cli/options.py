@@ -166,5 +166,67 @@ class Ablated(Flow):
         return super().stepper(optimizer, eigs)
 
 
-BUILT_IN = (Discrete, Midpoint, Stable, Central, Ablated)
+@dataclass(frozen=True)
+class Rod(Flow):
+    """Rod flow: two points w ± δ that stand for two consecutive iterates, for any optimizer that has flows.
+
+    Parameters
+    ----------
+    substeps
+        At least 2, for the stiff equation of the centre; it is stable up to S_eff ≈ √(4·substeps + 1) − 1.
+    """
+
+    name = "rod"
+    substeps: int = 4
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.substeps < 2:
+            raise ValueError(f"substeps must be at least 2 for rod flow, got {self.substeps}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of rod flow."""
+        from .flows.rod import RodStepper
+
+        return RodStepper(optimizer, 1 / self.substeps, eigs.track_above, eigs.critical_above, eigs.tolerance)
+
+
+@dataclass(frozen=True)
+class Edge(Flow):
+    """Edge flow of gradient descent: a centre, a direction and an amplitude.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; the centre is stable up to S_eff = 2·substeps.
+    floor
+        Smallest amplitude, in units of the weights. Rounding and drift keep that of the real optimizer from vanishing
+        below the edge; the equations have nothing that does.
+    """
+
+    name = "edge"
+    substeps: int = 4
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if not self.floor > 0:
+            raise ValueError(f"floor must be positive, got {self.floor}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of edge flow; UserError for all but gradient descent."""
+        from .flows.edge import EdgeStepper
+
+        if set(optimizer.parity) - {"counter"}:
+            raise UserError(
+                "no edge flow for this optimizer: it is known for gradient descent only; take edge out of the "
+                "processes (rod is the same idea for any optimizer), or choose optimizer=gd"
+            )
+        return EdgeStepper(
+            optimizer, 1 / self.substeps, eigs.track_above, eigs.critical_above, eigs.tolerance, self.floor
+        )
+
+
+BUILT_IN = (Discrete, Midpoint, Stable, Central, Ablated, Rod, Edge)
 """Every process that comes with the package, selectable by its ``name``."""

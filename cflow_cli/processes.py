@@ -208,7 +208,8 @@ class FlowProcess(eqx.Module):
         """Branch off the discrete run at ``weights`` and ``optimizer_state``."""
         rows = random_rows(key, block, weights.shape[0], weights.dtype)
         x = jnp.zeros((block, block), weights.dtype)
-        flow = FlowState(weights, optimizer_state, rows, x, jnp.asarray(oscillates))
+        memory = self.stepper.start(weights)
+        flow = FlowState(weights, optimizer_state, rows, x, jnp.asarray(oscillates), memory)
         return StepperState(flow, _hessian_rows(self.stepper.optimizer, self.eigs, rows))
 
     def resize(self, state: StepperState, block: int, key: Array) -> StepperState:

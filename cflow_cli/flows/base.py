@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import RitzPairs
+from ..curvature.block import RitzPairs, gram
 from ..optimizers.update_map import COUNTER, UpdateMap
 from ..problem import Linearization, Problem
 from ..records import Status
@@ -29,6 +29,8 @@ class FlowState(NamedTuple):
         X in their basis, shape (block, block); zero outside the critical directions.
     oscillates
         Whether X may be anything but zero; False makes any flow its stable limit, in the same compiled program.
+    memory
+        Whatever else the flow keeps, as its stepper's ``start`` made it.
     """
 
     weights: Float[Array, " params"]
@@ -36,6 +38,7 @@ class FlowState(NamedTuple):
     vectors: Float[Array, "block params"]
     x: Float[Array, "block block"]
     oscillates: Bool[Array, ""]
+    memory: Any = ()
 
 
 class Oscillation(NamedTuple):
@@ -77,6 +80,9 @@ class Stepper(Protocol):
 
     optimizer: UpdateMap
 
+    def start(self, weights: Float[Array, " params"]) -> Any:
+        """``memory`` of the state at which the flow branches off."""
+
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
     ) -> tuple[FlowState, FlowStep]:
@@ -93,6 +99,33 @@ class Stepper(Protocol):
         iterations
             Expansions the eigensolver may use.
         """
+
+
+class End(NamedTuple):
+    """Loss and gradient at one end of an oscillation."""
+
+    loss: Float[Array, ""]
+    gradient: Float[Array, " params"]
+
+
+def between(
+    linear: Linearization,
+    pairs: RitzPairs,
+    d: Array,
+    rod: Float[Array, " params"],
+    plus: End,
+    minus: End,
+) -> Oscillation:
+    """An oscillation between the two points w ± ``rod``: its averages are means of two, not Taylor expansions."""
+    y = gram(pairs.vectors / jnp.sqrt(d), rod[None])[:, 0]
+    squares = (plus.gradient**2 + minus.gradient**2) / 2
+    return Oscillation(
+        x=y[:, None] * y,
+        loss=(plus.loss + minus.loss) / 2,
+        grad_norm_sq=jnp.sum(squares),
+        gradient_variance=squares - linear.gradient**2,
+        residual=jnp.zeros((), rod.dtype),
+    )
 
 
 def with_counters(optimizer: UpdateMap, state: Any, counters: Any) -> Any:

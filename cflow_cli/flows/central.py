@@ -57,6 +57,10 @@ class CentralStepper(eqx.Module):
     pair_batch: int = eqx.field(static=True)
     penalty: bool = eqx.field(static=True, default=True)
 
+    def start(self, weights: Float[Array, " params"]) -> tuple[()]:
+        """No memory beyond X."""
+        return ()
+
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
     ) -> tuple[FlowState, FlowStep]:
