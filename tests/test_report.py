@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,11 @@ import pytest
 from cflow_cli import report
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
-from cflow_cli.report import definitions, plot, style, summary, table
+from cflow_cli.report import compare, definitions, page, plot, style, summary, table
 from cflow_cli.storage import RunWriter, find_runs, read_run
 
 STEPS, BRANCH = 400, 6
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CONFIG = """\
 lr: {lr}
 steps: 400
@@ -288,6 +291,75 @@ def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.Captur
     RunWriter(tmp_path / "empty").start({})
     with pytest.raises(UserError, match="no steps to draw yet"):
         plot.main([str(tmp_path / "empty")])
+
+
+def opened(path: Path, view: str, tmp_path: Path) -> str:
+    """What a browser shows of a page after its script has run."""
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    )
+    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
+    url = f"{path.resolve().as_uri()}#{view}"
+    done = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.split('<script type="application/json"')[0]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
+def test_the_page_sorts_filters_and_opens_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, error in enumerate((0.03, 0.01, 0.02, 0.05)):
+        fabricate(tmp_path / f"runs/{i}", seed=i % 2, lr=0.1 * (1 + i // 2), error=error)
+    fabricate(
+        tmp_path / "runs/4",
+        lr=0.4,
+        error=0.04,
+        steps=60,
+        status="failed",
+        reason="</script> & <b>trouble</b>",
+    )
+    path = tmp_path / "report.html"
+    assert report.main([str(tmp_path / "runs"), "--html", str(path)]) == 0
+    assert not re.search(
+        r"(src|href)=|url\(|fetch\(|http(?!://www.w3.org/2000/svg)", path.read_text()
+    )  # no network
+
+    def shown(view: str) -> tuple[list[str], str]:
+        html = opened(path, view, tmp_path)
+        assert re.search(r'<p id="errors"[^>]*></p>', html), "the page had an error"
+        body = re.search(r'<table id="runs">.*?<tbody>(.*?)</tbody>', html, re.DOTALL)
+        assert body is not None
+        return re.findall(r'<tr[^>]*><td class="text">(.*?)</td>', body[1]), html
+
+    runs, html = shown("")
+    assert runs == ["0", "1", "2", "3", "4"]
+    assert "failed after 60 of 400 steps: &lt;/script&gt; &amp; &lt;b&gt;trouble" in html
+    assert html.count("<svg") >= 10 and 'id="map" hidden' not in html  # overviews, and a map of lr and seed
+    assert shown("sort=-loss_error_central")[0] == ["3", "4", "0", "2", "1"]
+    assert shown("lr=<0.15&loss_error_central=>2")[0] == ["0"]
+    assert shown("status=failed")[0] == ["4"]
+    runs, html = shown("run=2")
+    assert "distance from the optimizer" in html and "settings (those that differ" in html
+    assert re.search(r'<tr class="differs"><td>lr</td><td>0.2</td>', html)
+
+
+def test_curves_are_thinned_without_losing_their_spikes() -> None:
+    values = pd.Series(np.where(np.arange(10_000) == 5_001, 7.0, 1.0), index=range(10_000))
+    steps, shown = page.thinned(values, 90, spikes=True)
+    assert len(steps) <= 90 and dict(zip(steps, shown))[5_001] == 7.0
+    steps, shown = page.thinned(values, 90)
+    assert len(steps) <= 90 and set(np.diff(steps)) == {112}
+
+
+def test_comparing_says_where_two_runs_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fabricate(tmp_path / "a")
+    fabricate(tmp_path / "b", lr=0.2)
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "the same at all 400 common steps" in out
+    assert re.search(r"^ *lr +0\.1 +0\.2", out, re.MULTILINE)
+    one = pd.Series([1.0, 2.0, 3.0], index=[0, 1, 2])
+    two = pd.Series([2.0 + 1e-12, 3.1, 9.0], index=[1, 2, 3])
+    assert compare.first_difference(one, two) == (1, 2, 2)
+    assert compare.first_difference(one, one) == (None, None, 3)
 
 
 def test_names_tell_runs_apart(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--sort", metavar="COLUMN", help="sort by a column; missing values last")
     out.add_argument("--reverse", action="store_true", help="largest first")
+    out.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained web page instead")
     out.add_argument("--definitions", action="store_true", help="say what each column means")
     return out
 
@@ -65,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = ", ".join(str(path) for path in arguments.paths)
         raise UserError(f"no run in {where}: a run folder has a manifest.json; start one with cflow run")
     summaries = [summary.summarise_folder(*pair) for pair in zip(folders, summary.names_of(folders))]
+    if arguments.html is not None:
+        from cflow_cli.report.page import write_page
+
+        write_page(summaries, arguments.html)
+        print(arguments.html)
+        return 0
     built = table.build(
         summaries,
         by=arguments.by,

@@ -43,8 +43,10 @@ def series(metrics: pd.DataFrame, process: str, column: str) -> pd.Series:
     process, column
         What to take; empty if the run has no such process.
     """
-    rows = metrics.loc[metrics["process"] == process, ["step", column]].dropna()
-    return pd.Series(rows[column].to_numpy(float), index=rows["step"].to_numpy(int)).sort_index()
+    # Arrays, not data frames: a report on hundreds of runs takes some ten thousand of these.
+    values = metrics[column].to_numpy(float)
+    chosen = (metrics["process"] == process).to_numpy() & ~np.isnan(values)
+    return pd.Series(values[chosen], index=metrics["step"].to_numpy(int)[chosen]).sort_index()
 
 
 def smoothed(values: pd.Series, window: int = WINDOW) -> pd.Series:

@@ -104,8 +104,7 @@ def build(
     UserError
         When a name is neither a quantity nor a config key; the sentence lists the quantities.
     """
-    flows = _flows(summaries)
-    known = {quantity.name: quantity for quantity in quantities(flows)}
+    known = {quantity.name: quantity for quantity in columns_for(summaries)}
     for name in (*by, *metrics, *([sort] if sort else [])):
         if name not in known and not any(name in summary.config for summary in summaries):
             raise UserError(
@@ -194,10 +193,23 @@ def cells(table: Table) -> list[list[str]]:
     return [[show(value, column.kind) for value, column in zip(row, table.columns)] for row in table.rows]
 
 
-def _flows(summaries: Sequence[Summary]) -> list[str]:
+def told(table: Table) -> list[str]:
+    """Say each note once, with the runs it is about; many runs are named in part."""
+    runs: dict[str, list[str]] = {}
+    for run, note in table.notes:
+        runs.setdefault(note, []).append(run)
+    lines = []
+    for note, names in runs.items():
+        shown = ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+        lines.append(f"{shown}: {note}")
+    return lines
+
+
+def columns_for(summaries: Sequence[Summary]) -> list[Quantity]:
+    """List all quantities these runs can have: the central flow's before the stable one's before others'."""
     found = dict.fromkeys(flow for summary in summaries for flow in summary.flows)
     order = {"central": 0, "stable": 1}
-    return sorted(found, key=lambda flow: order.get(flow, 2))
+    return quantities(sorted(found, key=lambda flow: order.get(flow, 2)))
 
 
 def _key(name: str, summaries: Sequence[Summary]) -> Quantity:
@@ -274,7 +286,7 @@ def _markdown(table: Table) -> str:
         shared = ", ".join(f"{heading} {show(value, 'number')}" for heading, value in table.shared)
         lines += ["", f"In all runs: {shared}."]
     if table.notes:
-        lines += ["", *(f"- {run}: {note}" for run, note in table.notes)]
+        lines += ["", *(f"- {line}" for line in told(table))]
     return "\n".join(lines) + "\n"
 
 

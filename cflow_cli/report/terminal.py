@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cflow_cli.report.definitions import Quantity
-from cflow_cli.report.table import Table, cells, show
+from cflow_cli.report.table import Table, cells, show, told
 
 _STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow"}
 
@@ -36,8 +36,9 @@ def print_table(table: Table, console: Console) -> None:
     if table.shared:
         shared = ", ".join(f"{heading} {show(value, 'number')}" for heading, value in table.shared)
         console.print(Text(f"in all runs: {shared}"))
-    for run, note in table.notes:
-        console.print(Text(f"{run}: {note}" if len(table.rows) > 1 else note, style="yellow"), soft_wrap=True)
+    single = len(table.rows) == 1 and len({run for run, _ in table.notes}) == 1
+    for line in [note for _, note in table.notes] if single else told(table):
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     if dropped:
         names = ", ".join(quantity.name for quantity in dropped)
         console.print(Text(f"not shown for want of width: {names} (--metric, --format csv)", style="dim"))
@@ -64,10 +65,10 @@ def _lying(table: Table, texts: list[list[str]], width: int) -> tuple[RichTable,
     # Status and the first column always stay; of the rest, as many as fit, from the left.
     status = [place for place, column in enumerate(table.columns) if column.name == "status"]
     kept = sorted({0, *status})
-    room = width - sum(widths[place] + 2 for place in kept)
+    room = width - sum(widths[place] + 3 for place in kept)
     for place in range(1, len(headings)):
         if place not in kept:
-            room -= widths[place] + 2
+            room -= widths[place] + 3
             if room < 0:
                 break
             kept = sorted([*kept, place])
