@@ -1,0 +1,1 @@
+"""Measurements that are not tests: accuracy of the flows, cost of the derivatives."""

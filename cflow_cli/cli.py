@@ -227,7 +227,9 @@ def _data(argv: list[str]) -> int:
 
     if argv[:1] != ["fetch"]:
         if argv and argv[0] not in ("-h", "--help"):
-            raise UserError(f"unknown action {argv[0]!r} of cflow data; there is fetch: cflow data fetch cifar10")
+            raise UserError(
+                f"unknown action {argv[0]!r} of cflow data; there is fetch: cflow data fetch cifar10"
+            )
         argv = ["fetch", "--help"]
     return fetch(argv[1:])
 

@@ -71,9 +71,7 @@ def _run_discrete(
         w = optax.apply_updates(state.weights, delta)
         w = jax.lax.cond(
             kick > 0,
-            lambda w: (
-                w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / n**0.5
-            ),
+            lambda w: w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / n**0.5,
             lambda w: w,
             w,
         )

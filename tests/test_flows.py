@@ -152,8 +152,7 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
     simulation = Simulation(
         Problem.from_function(network, start()), optimizer, processes=["central"], steps=120, warm_start=5
     )
-    for chunk in simulation:
-        pass
+    *_, chunk = simulation
     state = simulation._runs["central"].state.flow
     d, _ = simulation.optimizer.linear_response(state.optimizer)
     root = np.broadcast_to(np.sqrt(np.asarray(d)), state.weights.shape)
