@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from cflow_cli import report
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
-from cflow_cli.report import compare, definitions, page, plot, style, summary, table
+from cflow_cli.report import compare, definitions, page, plot, style, summary, table, terminal
 from cflow_cli.storage import RunWriter, find_runs, read_run
 
 STEPS, BRANCH = 400, 6
@@ -360,6 +361,22 @@ def test_comparing_says_where_two_runs_part(tmp_path: Path, capsys: pytest.Captu
     two = pd.Series([2.0 + 1e-12, 3.1, 9.0], index=[1, 2, 3])
     assert compare.first_difference(one, two) == (1, 2, 2)
     assert compare.first_difference(one, one) == (None, None, 3)
+
+
+def test_a_narrow_terminal_keeps_what_matters(tmp_path: Path) -> None:
+    summaries = []
+    for i in range(4):
+        fabricate(tmp_path / str(i), lr=0.1 * (i + 1))
+        summaries.append(summary.summarise_folder(tmp_path / str(i)))
+    console = Console(width=80, file=io.StringIO())
+    terminal.print_table(table.build(summaries), console)
+    out = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    table_lines = out[: next(i for i, line in enumerate(out) if line.startswith("in all runs"))]
+    assert max(map(len, table_lines)) <= 80
+    rows = [line.split() for line in table_lines if line.strip().startswith(("0 ", "1 ", "2 ", "3 "))]
+    assert [row[1] for row in rows] == ["0.1", "0.2", "0.3", "0.4"]
+    assert all({"0.187", "done"} <= set(row) and "3 %" in " ".join(row) for row in rows)
+    assert any("final_loss_stable" in line for line in out)
 
 
 def test_names_tell_runs_apart(tmp_path: Path) -> None:

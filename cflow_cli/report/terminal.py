@@ -10,6 +10,23 @@ from rich.text import Text
 from cflow_cli.report.definitions import Quantity
 from cflow_cli.report.table import Table, cells, show, told
 
+# What a narrow terminal can do without, first things first; how well the flow did is kept.
+_LEAST = (
+    "final_loss_stable",
+    "final_loss_central",
+    "s_eff",
+    "distance_stable",
+    "distance_central",
+    "wall_seconds",
+    "steps",
+    "seed",
+    "final_loss",
+    "num_critical",
+    "loss_error_stable",
+    "edge_step",
+    "data",
+    "model",
+)
 _STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow"}
 
 
@@ -17,7 +34,7 @@ def print_table(table: Table, console: Console) -> None:
     """Print a table so that it fits the width of the terminal.
 
     Up to three runs stand side by side, one line per quantity. More are one line each; columns that
-    do not fit are left out from the right and named below.
+    do not fit are left out, the least telling first, and named below.
 
     Parameters
     ----------
@@ -62,16 +79,14 @@ def _lying(table: Table, texts: list[list[str]], width: int) -> tuple[RichTable,
         max(len(piece) for piece in (*heading.split("\n"), *(row[place] for row in texts)))
         for place, heading in enumerate(headings)
     ]
-    # Status and the first column always stay; of the rest, as many as fit, from the left.
-    status = [place for place, column in enumerate(table.columns) if column.name == "status"]
-    kept = sorted({0, *status})
-    room = width - sum(widths[place] + 3 for place in kept)
-    for place in range(1, len(headings)):
-        if place not in kept:
-            room -= widths[place] + 3
-            if room < 0:
-                break
-            kept = sorted([*kept, place])
+    names = [column.name for column in table.columns]
+    order = [names.index(name) for name in _LEAST if name in names]
+    order += [
+        place for place in reversed(range(1, len(names))) if place not in order and names[place] != "status"
+    ]
+    kept = list(range(len(names)))
+    while order and sum(widths[place] + 3 for place in kept) > width:
+        kept.remove(order.pop(0))
     out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for place in kept:
         column = table.columns[place]
