@@ -108,6 +108,7 @@ class Flow:
             raise ValueError(f"substeps must be at least 1, got {self.substeps}")
 
     name: ClassVar[str]
+    name: ClassVar[str]
     oscillates: ClassVar[bool] = True
     penalty: ClassVar[bool] = True
 
@@ -116,6 +117,12 @@ class Flow:
         import jax
 
         from .flows.central import CentralStepper
+
+        if self.oscillates and not optimizer.stiffens:
+            raise UserError(
+                f"no {self.name} flow for this optimizer: a small oscillation shrinks its second moment (as Yogi's), "
+                "so no single variance holds S_eff at 2; run it with 'processes=[discrete,midpoint,stable,rod]'"
+            )
 
         # On a processor single third derivatives were measured no slower than batches, and they need less memory.
         batch = 1 if jax.default_backend() == "cpu" else 3

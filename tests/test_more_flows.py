@@ -231,3 +231,21 @@ def test_edge_flow_is_for_gradient_descent():
 def test_options_are_checked(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+# --- Yogi ------------------------------------------------------------------------------------------
+
+
+def test_the_central_flow_refuses_a_second_moment_that_shrinks_as_it_oscillates():
+    problem = Problem.from_function(network, start())
+    with pytest.raises(UserError, match=r"central flow .* shrinks its second moment"):
+        simulate(problem, optax.yogi(0.01), processes=["central"], steps=9)
+    simulate(problem, optax.yogi(0.01), processes=["stable", "rod"], steps=9)
+    for optimizer in (
+        optax.adam(0.01),
+        optax.amsgrad(0.01),
+        optax.adabelief(0.01),
+        optax.adagrad(0.01),
+        RMSPROP,
+    ):
+        assert UpdateMap.of(optimizer, start()).stiffens

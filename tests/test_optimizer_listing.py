@@ -125,3 +125,12 @@ def test_bad_requests_say_what_is_wrong(words, message):
 
 def test_every_choice_is_an_optimizer_of_the_table():
     assert {"scalar_adam", "adam_uncorrected", "decayed"} <= set(configs.groups()["optimizer"])
+
+
+def test_yogi_is_listed_with_the_flows_it_has():
+    (row,) = listing.rows(["yogi"])
+    assert (
+        row.refusal is not None
+        and row.refusal.startswith("stable and rod only")
+        and row.threshold is not None
+    )

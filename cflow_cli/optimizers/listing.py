@@ -44,7 +44,7 @@ class Row:
     threshold
         Value of η·λ_max(P⁻¹H) at the edge of stability; None where there is none.
     refusal
-        None, or the reason why it has no flow.
+        None; or which flows it has not, and why.
     summary
         The first comment of its file.
     """
@@ -58,7 +58,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row as text, in the order of :data:`HEADERS`."""
         threshold = "–" if self.threshold is None else f"{self.threshold:.6g}"
-        flows = "yes" if self.refusal is None else f"no: {self.refusal}"
+        flows = "yes" if self.refusal is None else self.refusal
         return self.name, self.state, threshold, flows, self.summary
 
 
@@ -152,7 +152,10 @@ def _row(name: str, optimizer: optax.GradientTransformation, path: Path) -> Row:
     leaves = [(_name(p), parity) for (p, _), parity in zip(paths, update.parity, strict=True)]
     state = ", ".join(dict.fromkeys(n if p == COUNTER else f"{n} ({p})" for n, p in leaves)) or "none"
     value = None if update.refusal else threshold(update)
-    return Row(name, state, value, update.refusal, configs.read_choice(path, "optimizer").summary)
+    refusal = f"no: {update.refusal}" if update.refusal else None
+    if not update.stiffens:
+        refusal = "stable and rod only: a small oscillation shrinks its second moment"
+    return Row(name, state, value, refusal, configs.read_choice(path, "optimizer").summary)
 
 
 def _name(path: Sequence[Any]) -> str:

@@ -52,6 +52,9 @@ class UpdateMap(eqx.Module):
         D is the same for all weights (gradient descent, one global ν); D then has shape (1,) instead of (n,).
     refusal
         None, or the sentence why the optimizer has no flow.
+    stiffens
+        Whether an oscillation can only shorten the step (D falls or stays), so that one variance of the oscillation
+        holds S_eff at 2; not so for Yogi, whose second moment shrinks under small gradients.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -60,6 +63,7 @@ class UpdateMap(eqx.Module):
     parity: tuple[str, ...] = eqx.field(static=True)
     uniform: bool = eqx.field(static=True)
     refusal: str | None = eqx.field(static=True)
+    stiffens: bool = eqx.field(static=True, default=True)
 
     @classmethod
     def of(cls, transformation: optax.GradientTransformation, w: Vector) -> UpdateMap:
@@ -298,7 +302,28 @@ def _classify(
         refusal = "its update has no positive derivative in the gradient (sign-like or not smooth), so D is undefined"
     per_weight = any(p == EVEN and a.shape == (size,) for a, p in zip(plus[0], parity, strict=True))
     uniform = not per_weight and refusal is None and bool(jnp.all(d == d[0]))
-    return cls(transformation, size, dtype, tuple(parity), uniform, refusal)
+    stiffens = refusal is not None or EVEN not in parity or _stiffens(built)
+    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens)
+
+
+def _stiffens(update: UpdateMap) -> bool:
+    """Whether D falls or stays where an oscillation much smaller than the second moment sets in."""
+    zero = jnp.zeros(update.size, update.dtype)
+    state = update.init(zero)
+
+    @jax.jit
+    def response(variance: Array) -> Array:
+        fill = {ODD: 0, EVEN: 1, COUNTER: 1000}
+        leaves = [
+            jnp.full_like(x, fill[p]) for x, p in zip(jax.tree.leaves(state), update.parity, strict=True)
+        ]
+        base = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        _, r = update.linear_response(base)
+        after, _ = update.averaged(base, zero, variance, zero, r)
+        return update.linear_response(after)[0]
+
+    still, oscillating = response(zero), response(zero + 0.1)
+    return bool(jnp.all(oscillating <= still * (1 + 1e-5)))
 
 
 def _state_like(transformation: optax.GradientTransformation, w: Array, leaves: list[Array]) -> State:
