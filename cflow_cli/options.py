@@ -108,7 +108,6 @@ class Flow:
             raise ValueError(f"substeps must be at least 1, got {self.substeps}")
 
     name: ClassVar[str]
-    name: ClassVar[str]
     oscillates: ClassVar[bool] = True
     penalty: ClassVar[bool] = True
 
