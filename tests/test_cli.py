@@ -124,7 +124,7 @@ def test_a_traceback_on_request(monkeypatch):
     [
         ("cflow r", ["run ", "report "]),
         ("cflow run opt", ["optimizer=", "optimizer."]),
-        ("cflow run optimizer=adam", ["optimizer=adam ", "optimizer=adamw "]),
+        ("cflow run optimizer=adam", ["optimizer=adam ", "optimizer=adam_uncorrected ", "optimizer=adamw "]),
         ("cflow run -m optimizer=gd,nad", ["optimizer=gd,nadam"]),
         ("cflow run processes=[discrete,c", ["processes=[discrete,central"]),
         ("cflow run optimizer=adam optimizer.b", ["optimizer.b1=", "optimizer.b2="]),
@@ -146,7 +146,7 @@ def test_completion(line, expected):
     ("line", "expected"),
     [
         ("cflow run opt", "optimizer=|optimizer.|"),
-        ("cflow run optimizer=ada", "adabelief |adagrad |adam |adamw |"),
+        ("cflow run optimizer=ada", "adabelief |adagrad |adam |adam_uncorrected |adamw |"),
         ("cflow run device=cu", "cuda |"),
         ("cflow run 'processes=[discrete,c", "processes=[discrete,central|"),
     ],
