@@ -222,6 +222,12 @@ def _plot(argv: list[str]) -> int:
     return plot(argv)
 
 
+def _compare(argv: list[str]) -> int:
+    from .report.compare import main as compare
+
+    return compare(argv)
+
+
 def _data(argv: list[str]) -> int:
     from .datasets.fetch import main as fetch
 
@@ -294,6 +300,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
     "report": (_report, "summarise runs and sweeps as a table"),
     "plot": (_plot, "draw the standard panel of a run"),
+    "compare": (_compare, "two runs side by side, and where they part"),
     "data": (_data, "download a data set: cflow data fetch cifar10"),
     "optimizers": (_optimizers, "list the optimizers: state, edge of stability, whether they have flows"),
     "completion": (_completion, "print a script for completion in bash, zsh or fish"),
