@@ -84,14 +84,21 @@ METRICS: tuple[Column, ...] = (
     Column("test_loss", "float64", "loss", "loss on the test split; null between evaluations"),
     Column("test_accuracy", "float64", "1", "accuracy on the test split; null between evaluations"),
     Column("grad_norm_sq", "float64", "loss²/weight²", "squared gradient norm ‖∇L(w)‖²"),
-    Column("sharpness", "float64", "loss/weight²", "largest Hessian eigenvalue λ_max(H); null where not measured"),
+    Column(
+        "sharpness", "float64", "loss/weight²", "largest Hessian eigenvalue λ_max(H); null where not measured"
+    ),
     Column(
         "effective_sharpness",
         "float64",
         "1",
         "S_eff = λ_max(D^½ H D^½) at the current learning rate; the edge of stability is 2",
     ),
-    Column("num_critical", "int32", "1", "number of effective eigenvalues at the edge (above eigs.critical_above)"),
+    Column(
+        "num_critical",
+        "int32",
+        "1",
+        "number of effective eigenvalues at the edge (above eigs.critical_above)",
+    ),
     Column("num_tracked", "int32", "1", "number of effective eigenpairs tracked at this step"),
     Column(
         "predicted_loss",
@@ -109,7 +116,9 @@ METRICS: tuple[Column, ...] = (
     Column("distance_to_discrete", "float64", "weight", "‖w − w_discrete‖ at the same step"),
     Column("learning_rate", "float64", "1", "learning rate η of the step that starts here"),
     Column("preconditioner_mean", "float64", "1", "harmonic mean of the effective step sizes: n / Σ 1/D"),
-    Column("eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"),
+    Column(
+        "eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"
+    ),
     Column("sdcp_residual", "float64", "1", "largest violated complementarity condition after scaling"),
     Column("gradients", "int32", "1", "gradients spent on this row"),
     Column("hvps", "int32", "1", "Hessian-vector products spent on this row"),
