@@ -50,13 +50,13 @@ class Case:
 CASES = {
     "mlp": Case("images", 0.15, 250, {"widths": [32, 32]}),
     "fc": Case("chebyshev", 0.3, 300, {"depth": 4, "width": 16}),
-    "deep_linear": Case("images", 0.02, 300, {"width": 16}),
+    "deep_linear": Case("images", 0.03, 300, {"width": 16}),
     "cnn": Case("images", 0.5, 300, {"channels": [8, 16], "dense": 32}),
     "resnet": Case("images", 0.1, 200, {"width": 8, "stages": [1, 1], "pool": 2}),
     "vit": Case(
         "images", 0.2, 250, {"patch": 2, "width": 16, "depth": 2, "heads": 2, "head_width": 16, "hidden": 32}
     ),
-    "transformer": Case("strings", 0.05, 250, {"width": 16, "depth": 2, "heads": 2}),
+    "transformer": Case("strings", 0.08, 250, {"width": 16, "depth": 2, "heads": 2}),
     "lstm": Case("strings", 0.5, 250, {}),
     "mamba": Case("strings", 0.08, 200, {"width": 16, "states": 8}),
 }
