@@ -351,7 +351,6 @@ def _outcome(simulation: Simulation) -> dict[str, Any]:
     return {
         "counts": simulation.counts,
         "processes": simulation.statuses,
-        "compile_seconds": round(simulation.compile_seconds, 3),
     }
 
 

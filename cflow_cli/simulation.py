@@ -5,7 +5,6 @@ Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.probl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -246,7 +245,6 @@ class Simulation:
         )
         self._runs = {s.name: _Running(s, self._process(s)) for s in self._specs}
         self._chunks: list[Chunk] = []
-        self.compile_seconds = 0.0
 
     def _check(self, steps: int, eval_every: int, kick: float) -> None:
         if steps < 1:
@@ -337,7 +335,6 @@ class Simulation:
         """Step one process through a chunk, growing its block as often as needed."""
         parts, messages, row = [], [], 1 if run.name == options.Midpoint.name and first == 0 else 0
         while row < count:
-            began = time.perf_counter()
             result: ChunkResult = run_chunk(
                 run.process,
                 self.problem,
@@ -351,9 +348,6 @@ class Simulation:
             )
             done, grow, stopped, records = jax.device_get(
                 (result.done, result.grow, result.stopped, result.records)
-            )
-            self.compile_seconds = max(
-                self.compile_seconds, 0.0 if run.weights is not None else time.perf_counter() - began
             )
             run.state, run.new_block = result.state, False
             done = int(done)

@@ -221,7 +221,7 @@ class Simulated:
 
     def __init__(self, event):
         self.event = event
-        self.warm_start, self.compile_seconds, self.counts, self.step = 0, 0.0, {}, 0
+        self.warm_start, self.counts, self.step = 0, {}, 0
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
         self.problem = SimpleNamespace(num_parameters=1)
 

@@ -90,7 +90,9 @@ def test_nothing_compiles_after_the_first_chunks(network):
             compiled.append(event)
 
     # A block large enough for the whole run: growing it compiles anew, once per size.
-    simulation = Simulation(network, optax.sgd(0.2), steps=130, chunk=30, seed=1, eigs=EigsOptions(initial=16))
+    simulation = Simulation(
+        network, optax.sgd(0.2), steps=130, chunk=30, seed=1, eigs=EigsOptions(initial=16)
+    )
     critical = []
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
