@@ -76,6 +76,8 @@ class Prepared:
         The data set in words.
     choices
         Group -> choice, where known.
+    warning
+        What a flow misses on this model, where it is not smooth.
     """
 
     cfg: DictConfig
@@ -84,6 +86,7 @@ class Prepared:
     device: str
     data: str
     choices: dict[str, str]
+    warning: str | None = None
 
 
 def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
@@ -138,12 +141,16 @@ def prepare(cfg: DictConfig) -> Prepared:
 
     import jax
 
+    from .models import Model, check_pair
+    from .options import Flow
     from .problem import Problem
     from .simulation import Simulation
 
     with _on(device):
         model = configs.build(cfg.model, "model", data=data, key=jax.random.PRNGKey(settings.seed))
-        problem = Problem.from_model(model, data, configs.build(cfg.loss, "loss"), settings.dtype)
+        loss = configs.build(cfg.loss, "loss")
+        check_pair(model, data, loss)
+        problem = Problem.from_model(model, data, loss, settings.dtype)
         simulation = Simulation(
             problem,
             configs.build(cfg.optimizer, "optimizer"),
@@ -161,7 +168,9 @@ def prepare(cfg: DictConfig) -> Prepared:
     words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
     tests = 0 if data.x_test is None else len(data.x_test)
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
-    return Prepared(cfg, settings, simulation, words, described, _choices(cfg))
+    flows = any(isinstance(process, Flow) for process in checked.processes)
+    warning = model.smoothness_warning if flows and isinstance(model, Model) else None
+    return Prepared(cfg, settings, simulation, words, described, _choices(cfg), warning)
 
 
 def _configure_jax(settings: configs.Settings) -> Any:
@@ -270,6 +279,8 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
     )
     display.say(f"folder {folder}")
+    if prepared.warning is not None:
+        display.say(f"warning: {prepared.warning}")
     status, reason = "done", None
 
     def stop_at_once() -> None:
@@ -321,6 +332,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
         "device": prepared.device,
         "num_parameters": simulation.problem.num_parameters,
         "data_description": prepared.data,
+        "warning": prepared.warning,
     }
     return manifest | _command()
 

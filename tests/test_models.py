@@ -1,5 +1,6 @@
 """Every model in conf/model: shapes, determinism, smoothness, and three derivatives in double precision."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
 from omegaconf import OmegaConf
 
+from cflow_cli.cli import main
+from cflow_cli.config import compose
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.sorting import sorting
@@ -24,6 +27,8 @@ from cflow_cli.models.deep_linear import DeepLinear
 from cflow_cli.models.mamba import Mamba
 from cflow_cli.models.mlp import MLP
 from cflow_cli.problem import Problem
+from cflow_cli.run import run
+from cflow_cli.simulation import Simulation
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -253,10 +258,56 @@ def test_a_pair_or_option_that_makes_no_sense_is_one_sentence(name, data, option
     assert isinstance(error, UserError) and says in str(error) and "\n" not in str(error)
 
 
-def test_loss_and_task_are_checked():
-    data = chebyshev()
-    with pytest.raises(UserError, match="loss=mse"):
-        check_pair(MLP(data, jax.random.key(0), [2]), data, cross_entropy())
+@pytest.mark.parametrize(
+    "overrides, says",
+    [
+        (["model=vit", "data=sorting"], "or model=transformer"),
+        (["model=cnn", "data=moons"], "or model=mlp"),
+        (["model=mamba"], "choose data=sorting"),
+        (["model=mlp", "data=copying"], "choose model=transformer"),
+        (["data=chebyshev", "loss=cross_entropy"], "choose loss=mse"),
+    ],
+)
+def test_a_pair_that_makes_no_sense_ends_a_run_before_any_compilation(overrides, says, capsys, monkeypatch):
+    monkeypatch.setattr(Problem, "from_model", lambda *_, **__: pytest.fail("went on to the loss"))
+    assert main(["run", *overrides]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+def test_outputs_that_do_not_fit_are_one_sentence():
+    data = images()
+    for model, says in (
+        (lambda x: x, r"must be one array of shape \(3, 3\), got \(3, 8, 8, 2\)"),
+        (lambda x: (x, x), "got tuple"),
+        (lambda x: x @ jnp.ones(3), "cannot act on data images"),
+        (lambda x: x.reshape(7), "cannot act on data images"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_pair(model, data, mse())
+
+
+@pytest.mark.parametrize(
+    "overrides, phrase",
+    [
+        (["model=cnn", "model.channels=[2]", "model.pooling=max", "processes=[stable]"], "max-pooling"),
+        (["model.activation=relu", "processes=[stable]"], "relu is piecewise linear"),
+        (["model.activation=relu", "processes=[discrete]"], None),
+    ],
+)
+def test_a_flow_on_a_model_that_is_not_smooth_warns_once(
+    overrides, phrase, tmp_path, capsys, caplog, monkeypatch
+):
+    monkeypatch.setattr(Simulation, "__iter__", lambda _: iter(()))  # what is said before the first step
+    small = ["data.n=10", "data.n_test=null", "steps=1", "device=cpu"]
+    small += [] if "model=cnn" in overrides else ["model.widths=[2]"]
+    with caplog.at_level("INFO", "cflow_cli"):
+        run(compose([*small, *overrides]), tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["warning"]
+    assert (recorded is None) == (phrase is None)
+    for text in (capsys.readouterr().out, caplog.text):
+        assert text.count("warning: ") == (phrase is not None)
+        assert phrase is None or (phrase in text and recorded in text)
 
 
 @pytest.mark.parametrize("microbatch", [2, 5])

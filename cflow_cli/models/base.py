@@ -44,7 +44,7 @@ class Model(eqx.Module):
             return None
         return (
             f"{self.roughness}, so the third derivatives that the central flow uses miss what happens there "
-            "and its predictions can be off; a smooth activation (gelu, silu, tanh, softplus) avoids this"
+            "and its predictions can be off; smooth layers (gelu, silu, tanh, softplus; average pooling) avoid this"
         )
 
 

@@ -89,9 +89,9 @@ class CNN(ActivatedModel):
     @property
     def roughness(self) -> str | None:
         """What fails in the activation or in max-pooling."""
-        if self.pooling == "max":
-            return "max-pooling switches between pixels: its slope jumps where two are equal"
-        return get_activation(self.activation).roughness
+        of_pooling = "max-pooling switches between pixels: its slope jumps where two are equal"
+        parts = [of_pooling if self.pooling == "max" else None, get_activation(self.activation).roughness]
+        return "; ".join(part for part in parts if part is not None) or None
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n outputs"]:
         """Outputs of a batch of images."""
@@ -111,9 +111,10 @@ def image_shape(data: Dataset, model: str) -> tuple[int, int, int]:
         If the data are not images.
     """
     if data.task == "tokens" or len(data.input_shape) != 3:
+        others = "model=transformer, model=lstm or model=mamba" if data.task == "tokens" else "model=mlp"
         raise UserError(
             f"model {model} works on images, but data {data.name} has inputs of shape {data.input_shape}: "
-            "choose data=digits or data=cifar10, or model=mlp"
+            f"choose data=digits or data=cifar10, or {others}"
         )
     height, width, channels = data.input_shape
     return height, width, channels

@@ -41,15 +41,15 @@ def check_pair(model: Callable[..., Any], data: Dataset, loss: Loss) -> None:
     x = jax.ShapeDtypeStruct(data.x.shape, data.x.dtype if data.task == "tokens" else dtype)
     try:
         outputs = eqx.filter_eval_shape(model, x)
-    except TypeError as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"the model cannot act on data {data.name} with inputs of shape {data.input_shape}: "
             f"{str(error).splitlines()[0]}"
         ) from None
     positions = data.input_shape if data.task == "tokens" else ()
     wanted = (len(data), *positions, data.num_outputs)
-    if outputs.shape != wanted:
+    found = outputs.shape if isinstance(outputs, jax.ShapeDtypeStruct) else type(outputs).__name__
+    if found != wanted:
         raise UserError(
-            f"the model's outputs on data {data.name} have shape {outputs.shape}, but the targets need "
-            f"{wanted}"
+            f"the model's outputs on data {data.name} must be one array of shape {wanted}, got {found}"
         )
