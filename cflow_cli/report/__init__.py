@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from cflow_cli.sweeps import Cell
 
 _FORMATS = ("table", "md", "csv", "latex", "json")
 
@@ -50,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     # Imported late: --help and completion answer before pandas is loaded.
+    from cflow_cli import sweeps
     from cflow_cli.errors import UserError
     from cflow_cli.report import summary, table, terminal
     from cflow_cli.report.definitions import quantities
@@ -62,15 +67,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.paths:
         raise UserError("which runs? give run folders or folders that hold runs: cflow report outputs")
     folders = find_runs(arguments.paths)
+    cells = {folder: sweeps.cells(folder) for folder in sweeps.find(arguments.paths)}
+    # Where the table is for a program, what is said beside it must not be in it.
+    beside = sys.stdout if arguments.format == "table" and arguments.html is None else sys.stderr
+    if not folders and cells:
+        _tell(cells, beside)
+        return 0
     if not folders:
         where = ", ".join(str(path) for path in arguments.paths)
         raise UserError(f"no run in {where}: a run folder has a manifest.json; start one with cflow run")
     summaries = [summary.summarise_folder(*pair) for pair in zip(folders, summary.names_of(folders))]
+    # The queue knows more than a manifest of a job that was killed on another machine.
+    standing = {cell.folder.resolve(): cell.status for found in cells.values() for cell in found}
+    for one in summaries:
+        if one.values["status"] != "unreadable":
+            one.values["status"] = standing.get(one.folder.resolve(), one.values["status"])
     if arguments.html is not None:
         from cflow_cli.report.page import write_page
 
         write_page(summaries, arguments.html)
         print(arguments.html)
+        _tell(cells, beside)
         return 0
     built = table.build(
         summaries,
@@ -91,7 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{quantity.name}: {quantity.meaning}")
     else:
         sys.stdout.write(table.render(built, arguments.format))
+    _tell(cells, beside)
     return 0
+
+
+def _tell(cells: Mapping[Path, Sequence[Cell]], out: TextIO) -> None:
+    """Say which runs of sweeps did not finish, and how they go on."""
+    from cflow_cli import sweeps
+
+    sys.stdout.flush()
+    for folder, found in cells.items():
+        for line in sweeps.told(folder, found):
+            print(line, file=out)
 
 
 def _names(text: str) -> list[str]:
