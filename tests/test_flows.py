@@ -142,7 +142,7 @@ def test_halving_dt_halves_the_error():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd(1.0), optax.sgd(0.3, momentum=0.8), optax.rmsprop(0.02, decay=0.95, eps_in_sqrt=False)],
+    [optax.sgd(0.6), optax.sgd(0.3, momentum=0.8), optax.rmsprop(0.02, decay=0.95, eps_in_sqrt=False)],
     ids=["gd", "momentum", "rmsprop"],
 )
 def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
@@ -152,8 +152,9 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
     simulation = Simulation(
         Problem.from_function(network, start()), optimizer, processes=["central"], steps=120, warm_start=5
     )
-    *_, chunk = simulation
-    state = simulation._runs["central"].state.flow
+    for chunk in simulation:
+        if 5 < chunk.step < 120:
+            at, state = chunk.step, simulation._runs["central"].state.flow
     d, _ = simulation.optimizer.linear_response(state.optimizer)
     root = np.broadcast_to(np.sqrt(np.asarray(d)), state.weights.shape)
     hessian = np.asarray(jax.hessian(network)(state.weights))
@@ -162,8 +163,9 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
     assert critical.max() >= 1
     assert values[0] < 2.02
     tracked = chunk.eigenvalues
-    last = (tracked["step"] == 119) & (tracked["kind"] == "effective")
-    np.testing.assert_allclose(tracked["value"][last][0], values[0], atol=5e-3)
+    there = (tracked["step"] == at) & (tracked["kind"] == "effective")
+    # A Ritz value is as near to an eigenvalue as the square of its residual, which may be 0.03 λ.
+    np.testing.assert_allclose(tracked["value"][there][0], values[0], atol=2e-3)
 
 
 def test_oscillation_is_that_of_the_closed_form_in_one_direction():

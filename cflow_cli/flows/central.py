@@ -27,9 +27,10 @@ from . import sdcp
 from .base import FlowState, FlowStep, Oscillation, status_of, with_counters
 from .stable import mean_gradient, num_stages
 
-# Largest excess over 2 that a unit of time takes away. Above the edge (after branching off, at a jump of the rate)
-# the flow comes down gradually, as the optimizer does.
-_DEFICIT = 0.1
+# Above the edge (after branching off, at a jump of the rate) the flow comes down gradually, as the optimizer does: a
+# unit of time takes away this part of the excess over 2, or this much where that is more.
+_DESCENT_RATE = 0.2
+_LEAST_DESCENT = 0.1
 
 
 class CentralStepper(eqx.Module):
@@ -213,7 +214,8 @@ class CentralStepper(eqx.Module):
             return 1 / self.optimizer.linear_response(after)[0], delta
 
         (stiffness, delta), derivative = jax.linearize(end, *forces(guess))
-        slack = jnp.maximum(2 - values, -_DEFICIT * self.dt)
+        descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
+        slack = jnp.maximum(2 - values, -descent)
         stiffening = combine(u * (stiffness - 1 / d), u.T)
         start = sdcp.pack(jnp.diag(slack) + jnp.where(both, 2 * stiffening, 0))
         start = start - self.dt * twice * combine(thirds, delta[:, None])[:, 0]
