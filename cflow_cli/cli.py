@@ -41,6 +41,10 @@ _COMMON = {
     "warm_start": "optimizer steps before the flows branch off; null for what the optimizer needs",
     "eval_every": "steps between evaluations of accuracy and test loss",
     "coordinates": "weights whose squared gradients are recorded: how many, or their indices",
+    "devices": "devices that share the data, or all",
+    "checkpoint.every": "steps (100) or time (30s, 5min, 2h) between checkpoints; null for none",
+    "checkpoint.keep": "newest checkpoints to keep; 0 for all",
+    "init.from": "a run to start from: init.process=central init.step=100 say which state of it",
     "kick": "norm of a random kick to the discrete weights at each step",
     "name": "first part of the run folder's name",
     "data.n": "training examples",
@@ -153,7 +157,7 @@ def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:
         configs.composed(hydra, args.overrides, config_dir)
         hydra.show_cfg(
             config_name=configs.PRIMARY,
-            overrides=args.overrides,
+            overrides=configs.for_hydra(args.overrides),
             cfg_type=args.cfg,
             package=args.package,
             resolve=args.resolve,
@@ -210,10 +214,35 @@ def _entry(name: str, text: str, width: int) -> str:
     return "\n".join([first, *(" " * start + line for line in lines[1:])])
 
 
+def _resume(argv: list[str]) -> int:
+    from . import resuming, sweeps
+
+    parser = _Parser(
+        prog="cflow resume",
+        description="Go on with a run from its newest checkpoint, or with every unfinished run of a sweep.",
+        epilog="examples: cflow resume outputs/…; cflow resume outputs/… steps=1000; "
+        "cflow resume outputs/… data.microbatch=100 device=cpu",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help=f"of {', '.join(resuming.CHANGEABLE)}"
+    )
+    args = parser.parse_args(argv)
+    folder = args.folder.expanduser()
+    return (sweeps if sweeps.is_sweep(folder) else resuming).resume(folder, args.overrides)
+
+
 def _report(argv: list[str]) -> int:
     from .report import main as report
 
     return report(argv)
+
+
+def _list(argv: list[str]) -> int:
+    from .listing import main as list_runs
+
+    return list_runs(argv)
 
 
 def _plot(argv: list[str]) -> int:
@@ -298,6 +327,8 @@ def _completion(argv: list[str]) -> int:
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
+    "resume": (_resume, "go on with an interrupted run or sweep"),
+    "list": (_list, "runs and their status, progress, age and time left, also while they run"),
     "report": (_report, "summarise runs and sweeps as a table"),
     "plot": (_plot, "draw the standard panel of a run"),
     "compare": (_compare, "two runs side by side, and where they part"),

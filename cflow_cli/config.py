@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 PRIMARY = "config"
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "rocm", "tpu")
+# Hydra's name of a launcher -> the extra of ours that brings it.
+LAUNCHER_EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "cflow_local": "slurm",
+    "cflow_slurm": "slurm",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+}
 _MAX_LABEL = 80
 
 
@@ -83,6 +92,9 @@ def read_choice(path: Path, group: str) -> Choice:
         elif not summary:
             summary = comment
     prefix = "" if package == "_global_" else package + "."
+    if group == "launcher" and isinstance(content, dict):
+        # A launcher's settings are Hydra's; on the command line they are launcher.… like any group's.
+        content, prefix = (content.get("hydra") or {}).get("launcher") or {}, "launcher."
     keys = _flatten(content, prefix) if isinstance(content, dict) else {}
     return Choice(path, summary, package, keys)
 
@@ -268,7 +280,7 @@ def composed(
     try:
         cfg = hydra.compose_config(
             config_name=PRIMARY,
-            overrides=list(overrides),
+            overrides=for_hydra(overrides),
             run_mode=RunMode.MULTIRUN if multirun else RunMode.RUN,
             with_log_configuration=False,
             from_shell=False,
@@ -285,6 +297,11 @@ def _from_hydra(error: Exception) -> str:
     text = " ".join(" ".join(str(e) for e in (error, error.__cause__) if e is not None).split())
     pattern = r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.*?) Config search"
     missing = re.search(pattern, text)
+    if missing and missing[1] == "hydra/launcher" and missing[2] in LAUNCHER_EXTRAS:
+        return (
+            f"the launcher {missing[2].removeprefix('cflow_')} is not installed; "
+            f"pip install 'cflow[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
+        )
     if missing:
         sentence = _unknown_choice(missing[1], missing[2], missing[3].split())
         return sentence + ("; others come with Hydra's plugins" if missing[1].startswith("hydra/") else "")
@@ -301,25 +318,9 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return plain
 
 
-def sweep_points(overrides: Sequence[str]) -> list[list[str]]:
-    """Overrides of single runs that together show every value of a sweep once.
-
-    Not the whole grid: each swept value is put beside the first values of the others, which finds each bad
-    value and stays cheap for large sweeps.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    values: list[list[str]] = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override() and override.is_discrete_sweep():
-            values.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
-        elif not override.is_sweep_override():
-            values.append([override.input_line or ""])
-    first = [options_[0] for options_ in values]
-    points = [first]
-    for i, options_ in enumerate(values):
-        points += [[*first[:i], value, *first[i + 1 :]] for value in options_[1:]]
-    return points
+def for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides with ``launcher.key`` as ``hydra.launcher.key``, where Hydra has it."""
+    return [re.sub(r"^([+~]*)launcher\.", r"\1hydra.launcher.", text) for text in overrides]
 
 
 def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multirun: bool) -> str | None:
@@ -342,7 +343,9 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
         key = override.key_or_group
         if override.is_sweep_override() and not multirun:
             return f"{text} is a sweep; add -m to run each value: cflow run -m {text}"
-        if override.is_hydra_override() or override.is_delete():
+        if override.is_sweep_override() and re.match("launcher[.=]", text):
+            return f"{text}: a sweep has one launcher; launch another sweep for the other"
+        if override.is_hydra_override() or override.is_delete() or key.startswith("launcher."):
             continue
         if key not in available:
             values.append(override)
@@ -427,6 +430,46 @@ def label(name: str | None, optimizer: str, overrides: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """When checkpoints are written.
+
+    Parameters
+    ----------
+    every
+        As in the config: a number of steps, a time such as ``5min``, or None for never.
+    keep
+        How many are kept, 0 for all.
+    """
+
+    every: int | str | None
+    keep: int
+
+    @property
+    def steps(self) -> int | None:
+        """Steps between two, where they go by steps."""
+        return self.every if isinstance(self.every, int) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds between two, where they go by the clock."""
+        match = re.fullmatch(_TIME, self.every) if isinstance(self.every, str) else None
+        return None if match is None else float(match[1]) * _SECONDS[match[2]]
+
+
+_TIME = r"(\d+(?:\.\d+)?) ?(s|min|h)"
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """The run, process and step to start from; None for the model's own initialisation, and the newest step."""
+
+    source: Path | None
+    process: str
+    step: int | None
+
+
+@dataclass(frozen=True)
 class Settings:
     """The top level of a config, checked.
 
@@ -452,6 +495,12 @@ class Settings:
         Norm of a random kick at each step, not negative.
     name
         First part of the run folder's name.
+    devices
+        Devices that share the data, None for all there are.
+    checkpoint
+        When the state is written.
+    init
+        Where to start.
     """
 
     lr: float
@@ -464,6 +513,9 @@ class Settings:
     coordinates: int | list[int]
     kick: float
     name: str | None
+    devices: int | None
+    checkpoint: CheckpointSettings
+    init: InitSettings
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Settings:
@@ -491,6 +543,9 @@ class Settings:
             coordinates=_coordinates(cfg),
             kick=_not_negative(cfg, "kick"),
             name=None if cfg.get("name") is None else str(cfg.name),
+            devices=None if cfg.get("devices") == "all" else _integer(cfg, "devices", 1),
+            checkpoint=_checkpoint(cfg),
+            init=_init(cfg),
         )
 
 
@@ -519,7 +574,10 @@ def check(cfg: DictConfig) -> Checked:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        known = {field.name for field in fields(Settings)} | set(default_choices()) - {"experiment"}
+        known = {field.name for field in fields(Settings)} | set(default_choices()) - {
+            "experiment",
+            "launcher",
+        }
         for key in cfg:
             if key not in known:
                 hint = did_you_mean(str(key), known)
@@ -683,6 +741,47 @@ def _device(value: Any) -> str:
             f"device must be {', '.join(DEVICES)}, or one of several as in cuda:1, got {_shown(value)}{hint}"
         )
     return str(value)
+
+
+def _checkpoint(cfg: DictConfig) -> CheckpointSettings:
+    node = _node(cfg, "checkpoint", ("every", "keep"))
+    every = node.get("every")
+    allowed = "a number of steps, a time as in 30s, 5min or 2h, or null for never"
+    if isinstance(every, str) and not re.fullmatch(_TIME, every):
+        raise UserError(f"checkpoint.every must be {allowed}, got {every!r}")
+    if every is not None and not isinstance(every, str):
+        every = _as_integer(every, "checkpoint.every", allowed)
+        if every < 1:
+            raise UserError(f"checkpoint.every must be {allowed}, got {every}")
+    keep = _as_integer(node.get("keep"), "checkpoint.keep", "a number of checkpoints, 0 for all")
+    if keep < 0:
+        raise UserError(f"checkpoint.keep must be a number of checkpoints, 0 for all, got {keep}")
+    return CheckpointSettings(every, keep)
+
+
+def _init(cfg: DictConfig) -> InitSettings:
+    node = _node(cfg, "init", ("from", "process", "step"))
+    source, step = node.get("from"), node.get("step")
+    if source is None and step is not None:
+        raise UserError("init.step needs the run to start from: init.from=outputs/… init.step=…")
+    return InitSettings(
+        None if source is None else Path(str(source)).expanduser(),
+        str(node.get("process")),
+        None if step is None else _as_integer(step, "init.step"),
+    )
+
+
+def _node(cfg: DictConfig, key: str, known: tuple[str, ...]) -> DictConfig:
+    from omegaconf import DictConfig
+
+    node = cfg.get(key)
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{key} must be set by its keys: {', '.join(f'{key}.{name}=…' for name in known)}")
+    for name in map(str, node):
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UserError(f"unknown key '{key}.{name}'{hint}; {key} has {', '.join(known)}")
+    return node
 
 
 def _coordinates(cfg: DictConfig) -> int | list[int]:

@@ -427,7 +427,7 @@ def run_chunk(
     first: Int[Array, ""],
     start: Int[Array, ""],
     stop: Int[Array, ""],
-    new_block: Bool[Array, ""],
+    settled: Int[Array, ""],
 ) -> ChunkResult:
     """Step ``process`` along rows ``start`` to ``stop`` of the discrete run's path.
 
@@ -439,15 +439,15 @@ def run_chunk(
     start, stop
         Rows to go from and to; ends earlier at a status that stops, or before a step for which the block of
         tracked directions is too small (``grow``).
-    new_block
-        Whether the eigenvectors are new and may take many iterations to settle.
+    settled
+        Step from which the eigenvectors only have to follow; before it a new block may take many iterations.
     """
     rows = path.preconditioner.shape[0]
     block = process.block(state)
     full = block >= process.eigs.max_tracked
 
     def reference(r: Array) -> Reference:
-        iterations = jnp.where(new_block & (r - start < 2), NEW_BLOCK_ITERATIONS, process.eigs.max_iterations)
+        iterations = jnp.where(first + r < settled, NEW_BLOCK_ITERATIONS, process.eigs.max_iterations)
         return Reference(
             first + r,
             path.weights[r],

@@ -19,35 +19,61 @@ log = logging.getLogger(__name__)
 
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the current chunk; a second is immediate.
+    """Turns the first SIGINT, SIGTERM or SIGUSR2 into a wish to stop after the current chunk; a second is immediate.
 
-    Only in the main thread, which alone may set handlers, and for SIGTERM only where nobody else has
-    (submitit has).
+    Only in the main thread, which alone may set handlers. Where a cluster's launcher listens to SIGUSR2 (to requeue the
+    job) it is told once the run has been saved; where it ignores SIGTERM, which some clusters send long before the
+    end and others shortly before, the run is saved and goes on.
+
+    Parameters
+    ----------
+    say
+        Shows a line.
+    stop_at_once
+        Called at a second signal.
     """
 
     def __init__(self, say: Callable[[str], None], stop_at_once: Callable[[], None]) -> None:
         self.reason: str | None = None
+        self.save = False
         self._say = say
         self._stop_at_once = stop_at_once
         self._before: dict[int, Any] = {}
+        self._forward: tuple[Callable[..., None], int, FrameType | None] | None = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def forward(self) -> None:
+        """Tell whoever else listens to the signal, now that the run has been saved."""
+        if self._forward is not None:
+            handler, number, frame = self._forward
+            handler(number, frame)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        foreign = self._before[number]
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if number == signal.SIGTERM and callable(foreign):
+            self.save = True
+            self._speak(f"{name}: saving after this chunk of steps")
+            return
         if self.reason is not None:
             self._stop_at_once()
-        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self.reason = name
+        if number == signal.SIGUSR2 and callable(foreign):
+            self._forward = (foreign, number, frame)
+        self._speak(f"{name}: stopping after this chunk of steps; once more stops at once")
+
+    def _speak(self, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # the signal came in the middle of another line
-            self._say(f"{self.reason}: stopping after this chunk of steps; once more stops at once")
+            self._say(text)
 
 
 class Lines:

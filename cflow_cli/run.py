@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as configs
-from . import progress
+from . import progress, resuming
 from .errors import UserError, wants_traceback
+from .storage import RunWriter, files
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -97,12 +98,13 @@ def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
     cfg
         A composed config, e.g. from :func:`cflow_cli.config.compose`.
     folder
-        The run folder, which must not hold a run yet; the one Hydra has chosen where Hydra launched this.
+        The run folder; a run of the same config there is gone on with. The one Hydra has chosen where Hydra
+        launched this.
 
     Raises
     ------
     UserError
-        If the config or the data are not as they must be; nothing is written then.
+        If the config or the data are not as they must be, or the folder holds another run; nothing is written then.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -111,23 +113,23 @@ def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
             raise UserError("run(cfg) needs a folder when Hydra has not chosen one: run(cfg, 'outputs/mine')")
         folder = HydraConfig.get().runtime.output_dir
     folder = Path(folder)
-    refuse_if_taken(folder)
+    if resuming.is_done(folder, cfg):
+        return RunResult(folder, "done")
     return execute(prepare(cfg), folder)
-
-
-def refuse_if_taken(folder: Path) -> None:
-    """Raise if a folder already holds a run."""
-    if (folder / "manifest.json").exists():
-        raise UserError(
-            f"{folder} already holds a run; choose another folder with hydra.run.dir=…, or remove it"
-        )
 
 
 # --- preparing ------------------------------------------------------------------------------------
 
 
-def prepare(cfg: DictConfig) -> Prepared:
+def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
     """Build everything a run needs, short of its folder.
+
+    Parameters
+    ----------
+    cfg
+        Without Hydra's own node.
+    choices
+        Group -> choice, where Hydra did not compose the config.
 
     Raises
     ------
@@ -137,6 +139,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     checked = configs.check(cfg)
     settings = checked.settings
     data = configs.build(cfg.data, "data")
+    start = _start(settings.init)
     device = _configure_jax(settings)
 
     import jax
@@ -163,6 +166,8 @@ def prepare(cfg: DictConfig) -> Prepared:
             eval_every=settings.eval_every,
             coordinates=settings.coordinates,
             kick=settings.kick,
+            pause_every=settings.checkpoint.steps,
+            start=start,
         )
         used = next(iter(problem.w0.devices()))
     words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
@@ -170,7 +175,23 @@ def prepare(cfg: DictConfig) -> Prepared:
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
     flows = any(isinstance(process, Flow) for process in checked.processes)
     warning = model.smoothness_warning if flows and isinstance(model, Model) else None
-    return Prepared(cfg, settings, simulation, words, described, _choices(cfg), warning)
+    return Prepared(cfg, settings, simulation, words, described, choices or _choices(cfg), warning)
+
+
+def _start(init: configs.InitSettings) -> Any:
+    """The point another run has reached; None without one."""
+    from .storage import checkpoints, read_run
+
+    if init.source is None:
+        return None
+    read_run(init.source)
+    found = checkpoints.at_step(init.source, init.step)
+    from .simulation import branch
+
+    try:
+        return branch(found.arrays, init.process)
+    except UserError as error:
+        raise UserError(f"init.process={init.process}: in {found.path} {error}") from error
 
 
 def _configure_jax(settings: configs.Settings) -> Any:
@@ -247,6 +268,8 @@ def _choices(cfg: DictConfig) -> dict[str, str]:
 def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> RunResult:
     """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
 
+    Where the folder holds the beginning of this run, it is gone on with from its newest checkpoint.
+
     Parameters
     ----------
     prepared
@@ -260,27 +283,20 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
     Raises
     ------
     UserError
-        If the folder cannot be written or already holds a run.
+        If the folder cannot be written or another process is running it.
     """
-    from omegaconf import OmegaConf
+    with files.lock(folder):
+        return _execute(prepared, folder, owns_process)
 
-    from .storage import RunWriter
 
+def _execute(prepared: Prepared, folder: Path, owns_process: bool) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
-    writer = RunWriter(folder)
-    writer.start(_manifest(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True))
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
     display = progress.display(settings.steps, shared=_in_sweep())
-    model = prepared.choices.get("model", "model")
-    display.say(f"{model}, {simulation.problem.num_parameters} parameters · {prepared.data}")
-    rate = f"lr {settings.lr:g}" + ("" if not _is_node(prepared.cfg.schedule) else " (schedule)")
-    display.say(
-        f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
-        f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
-    )
-    display.say(f"folder {folder}")
-    if prepared.warning is not None:
-        display.say(f"warning: {prepared.warning}")
+    writer = RunWriter(folder)
+    notes = _open(prepared, writer)
+    saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
+    _introduce(prepared, folder, [*notes, *_notes(prepared)], display)
     status, reason = "done", None
 
     def stop_at_once() -> None:
@@ -293,14 +309,19 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         print(f"interrupted; everything before the last chunk is in {folder}", file=sys.stderr, flush=True)
         os._exit(EXIT_INTERRUPTED)
 
+    interrupts = progress.Interrupts(display.say, stop_at_once)
     try:
-        with progress.Interrupts(display.say, stop_at_once) as interrupts, display:
+        with interrupts, display:
             for chunk in simulation:
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
                 if interrupts.reason is not None and chunk.step < settings.steps:
                     status, reason = "interrupted", f"{interrupts.reason} at step {chunk.step}"
                     break
+                if interrupts.save or saving.due():
+                    interrupts.save = False
+                    saving.save()
+            saving.finish()
     except KeyboardInterrupt:
         status, reason = "interrupted", f"Ctrl-C at step {simulation.step}"
     except Exception as error:
@@ -316,12 +337,61 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         writer.finish(status, reason=reason, **_outcome(simulation))
     except UserError as error:
         status, reason = "failed", str(error)
+    if status == "interrupted":
+        interrupts.forward()
     return RunResult(folder, status, reason)
+
+
+def _open(prepared: Prepared, writer: RunWriter) -> list[str]:
+    """Begin the run in its folder, or go on with the one that is there; sentences on what was found."""
+    from omegaconf import OmegaConf
+
+    from .simulation import Snapshot
+
+    about, text = _manifest(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True)
+    if not (writer.folder / "manifest.json").exists():
+        writer.start(about | _command(), text)
+        return []
+    point = resuming.last_point(writer.folder)
+    if point.checkpoint is None:
+        writer.resume(None, about, text)
+        return point.notes
+    header = dict(point.checkpoint.header)
+    position = header.pop("storage")
+    prepared.simulation.restore(Snapshot(header, point.checkpoint.arrays))
+    writer.resume(position, about, text)
+    return [*point.notes, f"going on from step {header['step']}"]
+
+
+def _introduce(
+    prepared: Prepared, folder: Path, notes: Sequence[str], display: progress.Lines | progress.Bar
+) -> None:
+    settings = prepared.settings
+    model = prepared.choices.get("model", "model")
+    display.say(f"{model}, {prepared.simulation.problem.num_parameters} parameters · {prepared.data}")
+    rate = f"lr {settings.lr:g}" + ("" if not _is_node(prepared.cfg.schedule) else " (schedule)")
+    display.say(
+        f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
+        f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
+    )
+    display.say(f"folder {folder}")
+    if prepared.warning is not None:
+        display.say(f"warning: {prepared.warning}")
+    for note in notes:
+        display.say(f"note: {note}")
+
+
+def _notes(prepared: Prepared) -> list[str]:
+    init = prepared.settings.init
+    if init.source is None:
+        return []
+    taken = "weights and optimizer state" if prepared.simulation.takes_over else "weights only"
+    return [f"starting from {taken} of {init.process} in {init.source}"]
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:
     settings, simulation = prepared.settings, prepared.simulation
-    manifest = {
+    return {
         "name": settings.name,
         "choices": prepared.choices,
         "lr": settings.lr,
@@ -334,7 +404,6 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
         "data_description": prepared.data,
         "warning": prepared.warning,
     }
-    return manifest | _command()
 
 
 def _in_sweep() -> bool:
@@ -407,19 +476,24 @@ def launch(overrides: Sequence[str], *, config_dir: Path | None = None, multirun
     UserError
         If the request cannot be carried out; nothing is written then.
     """
+    from . import sweeps
+
     with configs.hydra_session(config_dir) as hydra:
-        return (_launch_sweep if multirun else _launch_one)(hydra, list(overrides), config_dir)
+        return (sweeps.launch if multirun else _launch_one)(hydra, list(overrides), config_dir)
 
 
 def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     cfg = configs.composed(hydra, overrides, config_dir)
+    if any(text.startswith("launcher") for text in overrides):
+        raise UserError("launcher= is for sweeps, which may be of one run: cflow run -m launcher=…")
     HydraConfig.instance().set_config(cfg)
     folder = Path(cfg.hydra.run.dir)
     chosen = any(text.startswith("hydra.run.dir=") for text in overrides)
-    if chosen:
-        refuse_if_taken(folder)
+    if chosen and resuming.is_done(folder, configs.without_hydra(cfg)):
+        print(f"{folder} holds this run already, done")
+        return conclude(RunResult(folder, "done"))
     prepared = prepare(configs.without_hydra(cfg))
     if chosen:
         _made(folder, again=True)
@@ -430,14 +504,15 @@ def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> in
         task_function=lambda _: execute(prepared, folder, owns_process=True),
         overrides=[*overrides, f"hydra.run.dir={_quoted(folder)}"],
     ).return_value
-    return _conclude(result)
+    return conclude(result)
 
 
-def _conclude(result: RunResult) -> int:
+def conclude(result: RunResult) -> int:
+    """Say how a run ended, and show its summary; the exit status."""
     if result.status == "failed":
         print(f"error: {result.reason}", file=sys.stderr)
     elif result.status == "interrupted":
-        print(f"interrupted: {result.reason}; everything up to there is in the folder", file=sys.stderr)
+        print(f"interrupted: {result.reason}; go on with: cflow resume {result.folder}", file=sys.stderr)
     _summary(result.folder)
     print(f"folder: {result.folder}")
     return result.exit_code
@@ -452,41 +527,6 @@ def _summary(folder: Path) -> None:
         print(f"no summary: {error}", file=sys.stderr)
 
 
-def _launch_sweep(hydra: Any, overrides: list[str], config_dir: Path | None) -> int:
-    cfg = configs.composed(hydra, overrides, config_dir, multirun=True)
-    if cfg.hydra.sweeper["_target_"].endswith("BasicSweeper"):
-        for point in configs.sweep_points(overrides):
-            configs.composed(hydra, point, config_dir)
-    folder = Path(cfg.hydra.sweep.dir)
-    if not any(text.startswith("hydra.sweep.dir=") for text in overrides):
-        folder = _unused(folder)
-    elif (folder / "multirun.yaml").exists():
-        raise UserError(
-            f"{folder} already holds a sweep; choose another folder with hydra.sweep.dir=…, or remove it"
-        )
-    else:
-        _made(folder, again=True)
-    hydra.multirun(
-        config_name=configs.PRIMARY,
-        task_function=sweep_job,
-        overrides=[*overrides, "hydra.mode=MULTIRUN", f"hydra.sweep.dir={_quoted(folder)}"],
-    )
-    return _conclude_sweep(folder)
-
-
-def _conclude_sweep(folder: Path) -> int:
-    from .storage import find_runs, read_run
-
-    _summary(folder)
-    print(f"folder: {folder}")
-    runs = [read_run(path) for path in find_runs([folder])]
-    unfinished = [str(run.folder) for run in runs if run.status != "done"]
-    if unfinished:
-        which = ", ".join(unfinished[:5]) + (", …" if len(unfinished) > 5 else "")
-        print(f"error: {len(unfinished)} of {len(runs)} runs did not finish: {which}", file=sys.stderr)
-    return EXIT_FAILED if unfinished else 0
-
-
 def sweep_job(cfg: DictConfig) -> RunResult:
     """One run of a sweep; what Hydra's launchers call, in this process or another.
 
@@ -496,21 +536,21 @@ def sweep_job(cfg: DictConfig) -> RunResult:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from .storage import RunWriter
-
     configs.register_resolvers()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    refuse_if_taken(folder)
     try:
+        if resuming.is_done(folder, cfg):
+            return RunResult(folder, "done")
         result = execute(prepare(cfg), folder, owns_process=True)
     except Exception as error:
         if wants_traceback():
             raise
-        writer = RunWriter(folder)
-        writer.start(_command() | {"choices": _choices(cfg)}, OmegaConf.to_yaml(cfg))
-        if not isinstance(error, UserError):
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        writer.finish("failed", reason=one_sentence(error))
+        if not (folder / "manifest.json").exists():
+            writer = RunWriter(folder)
+            writer.start(_command() | {"choices": _choices(cfg)}, OmegaConf.to_yaml(cfg, resolve=True))
+            if not isinstance(error, UserError):
+                (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            writer.finish("failed", reason=one_sentence(error))
         result = RunResult(folder, "failed", one_sentence(error))
     if result.status == "failed":
         print(f"error: {result.reason}", file=sys.stderr, flush=True)

@@ -5,7 +5,8 @@ Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.probl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -22,18 +23,25 @@ from jaxtyping import Array, Float, Int
 from . import options
 from .errors import UserError
 from .optimizers.update_map import UpdateMap
-from .options import EigsOptions
+from .options import Discrete, EigsOptions
 from .problem import Problem
 from .processes import ChunkResult, Context, FlowProcess, Observer, Trajectory, run_chunk
-from .records import EIGENVALUES, METRICS, Status
+from .records import EIGENVALUES, METRICS, Column, Status
 
 _BLOCKS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _PATH_BYTES = 256 * 2**20
 _LONGEST_CHUNK = 50
+_FIRST_CHUNK = 4
+# A signal is answered, and a bar moves, at the end of a chunk.
+_CHUNK_SECONDS = 1.0
+# Steps in which a new block may iterate until its eigenvectors have settled.
+_SETTLING = 2
 _SMALL = 50_000
 _ADAPTIVE_WARM_START = 5
 
 _COUNTS = ("gradients", "hvps", "third_derivatives")
+# What a checkpoint holds of a process besides its arrays.
+_NOTED = ("stopped_at", "worst", "roomy", "settled", "counts")
 
 NAMED: dict[str, Any] = {cls.name: cls for cls in options.BUILT_IN}
 
@@ -94,9 +102,8 @@ class _Running:
     stopped_at: int | None = None
     worst: dict[str, int] = field(default_factory=dict)
     roomy: int = 0
-    new_block: bool = True
+    settled: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
-    weights: Any = None
 
     @property
     def name(self) -> str:
@@ -155,6 +162,62 @@ class Result:
     statuses: dict[str, dict[str, Any]]
 
 
+class Start(NamedTuple):
+    """Where a simulation branches off another one; see :func:`branch`.
+
+    Parameters
+    ----------
+    before, weights
+        Iterates w_{t−1} and w_t, shape (n,).
+    optimizer
+        Arrays of the optax state there, by name.
+    """
+
+    before: np.ndarray
+    weights: np.ndarray
+    optimizer: dict[str, np.ndarray]
+
+
+def branch(arrays: Mapping[str, np.ndarray], process: str) -> Start:
+    """The point one process has reached in a snapshot, as the start of another simulation.
+
+    Parameters
+    ----------
+    arrays
+        Of a :class:`Snapshot`.
+    process
+        ``discrete``, or a flow that had started.
+
+    Raises
+    ------
+    UserError
+        If the snapshot does not have that process.
+    """
+    prefix = "discrete." if process == "discrete" else f"{process}.flow."
+    if prefix + "weights" not in arrays:
+        own = sorted({name.split(".")[0] for name in arrays if name.endswith(".weights")})
+        raise UserError(f"there is no {process} process to start from; there is {', '.join(own)}")
+    weights = arrays[prefix + "weights"]
+    state = prefix + "optimizer."
+    optimizer = {name.removeprefix(state): a for name, a in arrays.items() if name.startswith(state)}
+    return Start(arrays.get(prefix + "before", weights), weights, optimizer)
+
+
+class Snapshot(NamedTuple):
+    """All that a simulation needs to go on, but for its settings.
+
+    Parameters
+    ----------
+    header
+        Step, and of each process its block size, status, counts; holds what JSON can hold.
+    arrays
+        Arrays by name, as in ``central.flow.weights``.
+    """
+
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
 class Simulation:
     """The optimizer and the processes beside it; iterate over it to run, chunk by chunk.
 
@@ -184,7 +247,13 @@ class Simulation:
     kick
         Norm of a Gaussian kick added to the discrete weights at each step; 0 leaves the plain optax loop.
     chunk
-        Steps per compiled call; by default as many as keep the path below 256 MB, at most 50.
+        Most steps per compiled call; by default as many as keep the path below 256 MB, at most 50. A call takes fewer
+        where that many would last longer than a second; no result depends on it.
+    pause_every
+        A chunk ends at every multiple of this step, for checkpoints; None for wherever it suits.
+    start
+        Where to start instead of the problem's ``w0``. The optimizer's state is taken over where it has the same form,
+        as :attr:`takes_over` then says.
 
     Raises
     ------
@@ -207,7 +276,11 @@ class Simulation:
         coordinates: int | Sequence[int] = 3,
         kick: float = 0.0,
         chunk: int | None = None,
+        pause_every: int | None = None,
+        start: Start | None = None,
     ) -> None:
+        if start is not None:
+            problem = _moved(problem, start)
         self.problem = problem
         self.steps = steps
         self.eigs = eigs or EigsOptions()
@@ -220,9 +293,12 @@ class Simulation:
                 f"no {' or '.join(flows)} flow for this optimizer: {self.optimizer.refusal}; "
                 "run it with processes=[discrete]"
             )
-        self.warm_start = (
-            warm_start if warm_start is not None else _ADAPTIVE_WARM_START if self.optimizer.adaptive else 0
-        )
+        optimizer_state = self.optimizer.init(problem.w0)
+        taken_over = None if start is None else _filled(optimizer_state, start.optimizer)
+        self.takes_over = taken_over is not None
+        if warm_start is None:
+            warm_start = _ADAPTIVE_WARM_START if self.optimizer.adaptive and not self.takes_over else 0
+        self.warm_start = warm_start
         if not 0 <= self.warm_start <= steps:
             raise UserError(f"warm_start must lie between 0 and steps={steps}, got {self.warm_start}")
         self._learning_rate = learning_rate
@@ -241,8 +317,13 @@ class Simulation:
             key=probe_key,
         )
         self._discrete = DiscreteState(
-            problem.w0, problem.w0, self.optimizer.init(problem.w0), jnp.zeros((), jnp.int32)
+            problem.w0 if start is None else jnp.asarray(start.before, problem.w0.dtype),
+            problem.w0,
+            optimizer_state if taken_over is None else taken_over,
+            jnp.zeros((), jnp.int32),
         )
+        self._pause_every = pause_every or steps
+        self._pace = min(_FIRST_CHUNK, self._rows)
         self._runs = {s.name: _Running(s, self._process(s)) for s in self._specs}
         self._chunks: list[Chunk] = []
 
@@ -297,10 +378,51 @@ class Simulation:
         finally:
             threads.shutdown()
 
+    def snapshot(self) -> Snapshot:
+        """The state between two chunks, from which an equal simulation goes on bit for bit."""
+        header: dict[str, Any] = {"step": self.step, "processes": {}}
+        arrays = _named(self._discrete, "discrete")
+        for name, run in self._runs.items():
+            if run.state is not None:
+                noted = {key: getattr(run, key) for key in _NOTED}
+                block = run.process.block(run.state)
+                header["processes"][name] = {"block": block, "status": run.status.label, **noted}
+                # "discrete" is the optimizer itself; its measurement goes by another name.
+                arrays |= _named(run.state, "iterates" if name == Discrete.name else name)
+        return Snapshot(header, arrays)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of a simulation with the same settings.
+
+        Raises
+        ------
+        UserError
+            If it is not a snapshot of such a simulation.
+        """
+        foreign = UserError("the checkpoint does not belong to a run with these settings")
+        known = snapshot.header["processes"]
+        discrete = _filled(self._discrete, snapshot.arrays, "discrete")
+        if discrete is None or not set(known) <= set(self._runs):
+            raise foreign
+        self._discrete = discrete
+        for name, run in self._runs.items():
+            if name not in known:
+                continue
+            noted = dict(known[name])
+            block, label = noted.pop("block"), noted.pop("status")
+            form = eqx.filter_eval_shape(lambda: self._initial(run, self._discrete, block))  # noqa: B023
+            state = _filled(form, snapshot.arrays, "iterates" if name == Discrete.name else name)
+            if state is None:
+                raise foreign
+            run.state, run.status = state, Status[label.upper()]
+            for key in _NOTED:
+                setattr(run, key, noted[key])
+
     def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
-        first = self.step
+        began, first = time.monotonic(), self.step
         until = self.warm_start if first < self.warm_start else self.steps
-        count = min(self._rows, until - first)
+        ends = self._rows, self._pause_every
+        count = min(self._pace, until - first, *(end - first % end for end in ends))
         begin = self._discrete
         self._discrete, path = _run_discrete(
             self.problem,
@@ -313,27 +435,29 @@ class Simulation:
         )
         for run in self._runs.values():
             if run.state is None and (not _is_flow(run.process) or first >= self.warm_start):
-                run.state = self._initial(run, begin)
+                run.state = self._initial(run, begin, self._block)
+                run.settled = _SETTLING + (1 if _is_midpoint(run) and first == 0 else first)
         at_work = [r for r in self._runs.values() if r.state is not None and not r.status.stops]
         parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
         chunk = _collect(first + count, [p for part in parts for p in part[0]], self._rates(first, count))
         chunk.messages.extend(m for part in parts for m in part[1])
         self._chunks.append(chunk)
+        seconds = max(time.monotonic() - began, 1e-6) / count
+        self._pace = max(1, min(int(_CHUNK_SECONDS / seconds), self._rows))
         return chunk
 
-    def _initial(self, run: _Running, at: DiscreteState) -> Any:
+    def _initial(self, run: _Running, at: DiscreteState, block: int) -> Any:
         if _is_flow(run.process):
             return run.process.init(
-                at.weights, at.optimizer, self._block, self._block_key, oscillates=run.spec.oscillates
+                at.weights, at.optimizer, block, self._block_key, oscillates=run.spec.oscillates
             )
-        midpoint = run.name == options.Midpoint.name
-        return run.process.init(at.weights, self._block, self._block_key, midpoint=midpoint)
+        return run.process.init(at.weights, block, self._block_key, midpoint=_is_midpoint(run))
 
     def _advance_process(
         self, run: _Running, path: Trajectory, first: int, count: int
     ) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[str]]:
         """Step one process through a chunk, growing its block as often as needed."""
-        parts, messages, row = [], [], 1 if run.name == options.Midpoint.name and first == 0 else 0
+        parts, messages, row = [], [], 1 if _is_midpoint(run) and first == 0 else 0
         while row < count:
             result: ChunkResult = run_chunk(
                 run.process,
@@ -344,46 +468,48 @@ class Simulation:
                 jnp.asarray(first, jnp.int32),
                 jnp.asarray(row, jnp.int32),
                 jnp.asarray(count, jnp.int32),
-                jnp.asarray(run.new_block),
+                jnp.asarray(run.settled, jnp.int32),
             )
             done, grow, stopped, records = jax.device_get(
                 (result.done, result.grow, result.stopped, result.records)
             )
-            run.state, run.new_block = result.state, False
+            run.state = result.state
             done = int(done)
             records = {k: v[row:done] for k, v in records.items()}
             if done > row:
                 parts.append((run.name, records))
                 _account(run, records)
             row = done
-            if _is_flow(run.process):
-                run.weights = run.state.flow.weights
             if stopped:
                 run.status, run.stopped_at = Status(int(records["status"][-1])), int(records["step"][-1])
                 messages.append(f"{run.name} stopped at step {run.stopped_at}: {run.status.sentence}")
                 break
             if grow:
-                self._resize(
-                    run, _larger(run.process.block(run.state), self.eigs, self.problem.num_parameters)
-                )
+                larger = _larger(run.process.block(run.state), self.eigs, self.problem.num_parameters)
+                self._resize(run, larger, first + row)
             elif row == count:
-                self._shrink_if_roomy(run, parts)
+                self._shrink_if_roomy(run, parts, first + count)
         return parts, messages
 
-    def _resize(self, run: _Running, block: int) -> None:
-        old = run.process.block(run.state)
+    def _resize(self, run: _Running, block: int, step: int) -> None:
+        if block > run.process.block(run.state):
+            run.settled = step + _SETTLING
         key = jax.random.fold_in(self._block_key, block)
-        run.state, run.new_block, run.roomy = run.process.resize(run.state, block, key), block > old, 0
+        run.state, run.roomy = run.process.resize(run.state, block, key), 0
 
-    def _shrink_if_roomy(self, run: _Running, parts: list[tuple[str, dict[str, np.ndarray]]]) -> None:
+    def _shrink_if_roomy(
+        self, run: _Running, parts: list[tuple[str, dict[str, np.ndarray]]], step: int
+    ) -> None:
+        """Give up vectors that were not needed for long; only where every division into chunks has an end."""
         block = run.process.block(run.state)
         smaller = max((b for b in _BLOCKS if self._block <= b < block), default=block)
         if not parts or smaller == block:
             return
-        most = int(parts[-1][1]["num_tracked"].max())
-        run.roomy = run.roomy + len(parts[-1][1]["step"]) if most <= smaller - self.eigs.guard - 1 else 0
-        if run.roomy >= 2 * _LONGEST_CHUNK:
-            self._resize(run, smaller)
+        crowded = np.flatnonzero(parts[-1][1]["num_tracked"] > smaller - self.eigs.guard - 1)
+        rows = len(parts[-1][1]["step"])
+        run.roomy = rows - 1 - int(crowded[-1]) if len(crowded) else run.roomy + rows
+        if run.roomy >= 2 * _LONGEST_CHUNK and step % self._rows == 0:
+            self._resize(run, smaller, step)
 
     def _rates(self, first: int, count: int) -> np.ndarray:
         rate = self._learning_rate
@@ -400,7 +526,11 @@ class Simulation:
             tables = [getattr(c, which) for c in self._chunks]
             return pd.DataFrame({c.name: np.concatenate([t[c.name] for t in tables]) for c in columns})
 
-        weights = {n: np.asarray(r.weights) for n, r in self._runs.items() if r.weights is not None}
+        weights = {
+            name: np.asarray(run.state.flow.weights)
+            for name, run in self._runs.items()
+            if _is_flow(run.process) and run.state is not None
+        }
         return Result(
             frame("metrics", METRICS),
             frame("eigenvalues", EIGENVALUES),
@@ -441,8 +571,46 @@ def _specification(process: str | Any) -> Any:
     return NAMED[process]()
 
 
+def _moved(problem: Problem, start: Start) -> Problem:
+    if start.weights.shape != problem.w0.shape:
+        raise UserError(
+            f"cannot start from {len(start.weights)} weights in a model of {problem.num_parameters}; "
+            "choose the model and data of the run to start from"
+        )
+    return eqx.tree_at(lambda p: p.w0, problem, jnp.asarray(start.weights, problem.w0.dtype))
+
+
+def _named(tree: Any, prefix: str) -> dict[str, np.ndarray]:
+    """Arrays of a tree by their names in it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {f"{prefix}.{_path(path)}": np.asarray(leaf) for path, leaf in leaves if eqx.is_array(leaf)}
+
+
+def _filled(form: Any, arrays: Mapping[str, np.ndarray], prefix: str | None = None) -> Any:
+    """A tree of the given form with the arrays of those names; None where one is missing or of another shape."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(form)
+    found = []
+    for path, leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            found.append(leaf)
+            continue
+        array = arrays.get(_path(path) if prefix is None else f"{prefix}.{_path(path)}")
+        if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
+            return None
+        found.append(jnp.asarray(array))
+    return jax.tree_util.tree_unflatten(structure, found)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def _is_flow(process: Any) -> bool:
     return isinstance(process, FlowProcess)
+
+
+def _is_midpoint(run: _Running) -> bool:
+    return run.name == options.Midpoint.name
 
 
 def _fitted(eigs: EigsOptions, n: int) -> EigsOptions:
@@ -528,8 +696,8 @@ def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: n
             critical[name] = int(records["num_critical"][known[-1]])
     return Chunk(
         step,
-        {c.name: _joined([t[c.name] for t in rows], c.type) for c in METRICS},
-        {c.name: _joined([t[c.name] for t in spectra], c.type) for c in EIGENVALUES},
+        _joined(rows, METRICS),
+        _joined(spectra, EIGENVALUES),
         loss,
         sharpness,
         critical.get("central", next(iter(critical.values()), None)),
@@ -537,8 +705,13 @@ def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: n
     )
 
 
-def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0, object if kind == "string" else kind)
+def _joined(tables: list[dict[str, np.ndarray]], columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """Tables one after the other, then by step, so that the order of rows tells nothing of the chunks."""
+    if not tables:
+        return {c.name: np.zeros(0, object if c.type == "string" else c.type) for c in columns}
+    whole = {c.name: np.concatenate([table[c.name] for table in tables]) for c in columns}
+    order = np.argsort(whole["step"], kind="stable")
+    return {name: values[order] for name, values in whole.items()}
 
 
 def _long(process: str, kind: str, steps: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:

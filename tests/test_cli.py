@@ -13,6 +13,7 @@ import pytest
 
 from cflow_cli import completion, config, records
 from cflow_cli.cli import main
+from cflow_cli.simulation import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["run", "report", "completion"]
@@ -40,6 +41,7 @@ def test_help_needs_no_jax(args):
     program = f"""
 import sys
 from cflow_cli.cli import main
+from cflow_cli.simulation import Snapshot
 try:
     status = main({args})
 except SystemExit as end:
@@ -195,8 +197,14 @@ def test_a_run_from_end_to_end(tmp_path):
 
     before = (tmp_path / "here" / "manifest.json").read_bytes()
     again = cflow(*run, cwd=tmp_path)
-    assert again.returncode == 2 and "already holds a run" in again.stderr
+    assert again.returncode == 0 and "here holds this run already, done" in again.stdout
+    other = cflow(*run, "lr=0.06", cwd=tmp_path)
+    assert other.returncode == 2 and "already holds a run with lr=0.05 instead of 0.06" in other.stderr
     assert (tmp_path / "here" / "manifest.json").read_bytes() == before
+
+    onward = cflow("resume", "here", "steps=8", cwd=tmp_path)
+    assert onward.returncode == 0 and "going on from step 6" in onward.stdout, onward.stderr
+    assert pd.read_parquet(tmp_path / "here" / "metrics")["step"].tolist() == list(range(8))
 
 
 def test_a_sweep_goes_on_after_a_failed_run(tmp_path):
@@ -224,6 +232,9 @@ class Simulated:
         self.warm_start, self.counts, self.step = 0, {}, 0
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
         self.problem = SimpleNamespace(num_parameters=1)
+
+    def snapshot(self):
+        return Snapshot({"step": self.step}, {})
 
     def __iter__(self):
         for first in (0, 2, 4):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cflow_cli.errors import UserError
@@ -49,6 +51,33 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for one process; the system lets go of it however the process ends.
+
+    Raises
+    ------
+    UserError
+        When another process holds it, or the folder cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise explain(error, path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder} is being run by another process; wait for it, or end it (cflow list shows it)"
+            ) from None
+        except OSError:
+            pass  # a file system without locks; two runs in one folder are then the user's own care
+        yield
 
 
 def explain(error: OSError, path: Path) -> UserError:

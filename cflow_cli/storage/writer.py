@@ -24,6 +24,7 @@ manifest.json   status (running, done, interrupted, failed and why), versions, d
 config.yaml     every setting of the run, resolved
 metrics/        Parquet, one row per step and process
 eigenvalues/    Parquet, long: one row per step, process, kind and index
+checkpoints/    the newest states to go on from; numpy.load reads them
 
 Every part is complete; all parts of a folder together are the table. Read it with
 
@@ -34,6 +35,7 @@ Every part is complete; all parts of a folder together are the table. Read it wi
 while the run goes on as well. null means not measured. Meaning and unit of each column are in the
 field metadata: pyarrow.parquet.read_schema("metrics/part-00000.parquet").field("loss").metadata
 A summary: cflow report {folder}
+To go on after an interruption: cflow resume {folder}
 """
 
 
@@ -74,6 +76,7 @@ class RunWriter:
         self._step = 0
         self._started = time.monotonic()
         self._flushed: float | None = None
+        self.storage_seconds = 0.0
 
     def start(self, manifest: Mapping[str, Any], config: str | None = None) -> None:
         """Make the folder and say that the run has begun.
@@ -108,6 +111,70 @@ class RunWriter:
             write_text(self.folder / "config.yaml", config)
         manifests.write(self.folder, self.manifest)
 
+    def position(self) -> dict[str, Any]:
+        """Write the gathered rows, and say which parts there are: what a checkpoint needs to go on from here.
+
+        Raises
+        ------
+        UserError
+            When the rows cannot be written.
+        """
+        self.flush()
+        return {"next_part": self._parts, "step": self._step, "parts": sizes(self.folder)}
+
+    def resume(
+        self, position: Mapping[str, Any] | None, manifest: Mapping[str, Any], config: str | None = None
+    ) -> None:
+        """Go on with the run in this folder from a :meth:`position`, or from its start.
+
+        Parts written after the position are removed: their steps will be taken again.
+
+        Parameters
+        ----------
+        position
+            From the checkpoint; None to begin anew.
+        manifest
+            What may have changed since the run began.
+        config
+            New text of ``config.yaml``.
+
+        Raises
+        ------
+        UserError
+            When the folder cannot be written, or holds no run.
+        """
+        before = manifests.read(self.folder)
+        kept = {} if position is None else position["parts"]
+        try:
+            for leftover in (*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")):
+                leftover.unlink(missing_ok=True)
+            # Newest first: were this to be killed, the parts that remain would still be the first ones.
+            for name in sorted(set(sizes(self.folder)) - set(kept), reverse=True):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in tables.TABLES:
+                (self.folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise explain(error, self.folder) from error
+        if position is not None:
+            self._parts, self._step = position["next_part"], position["step"]
+        self._started = time.monotonic() - (before.get("wall_seconds") or 0.0)
+        self._flushed = time.monotonic()
+        self.storage_seconds = before.get("storage_seconds") or 0.0
+        now = manifests.environment()
+        again = {"at": _now(), "step": self._step, "command_line": now["command_line"], "host": now["host"]}
+        ended = "killed" if before["status"] == "running" else before["status"]
+        again["after"] = ": ".join(text for text in (ended, before.get("reason")) if text)
+        self.manifest = {key: value for key, value in before.items() if key not in ("finished", "reason")}
+        self.manifest |= {
+            **{key: now[key] for key in ("versions", "git_commit", "platform", "host", "pid")},
+            **manifest,
+            "status": "running",
+            "resumed": [*before.get("resumed", []), again],
+        }
+        if config is not None:
+            write_text(self.folder / "config.yaml", config)
+        self.update()
+
     def write(self, metrics: Mapping[str, Any], eigenvalues: Mapping[str, Any]) -> None:
         """Take one chunk of rows; writes a part when one is due.
 
@@ -138,6 +205,7 @@ class RunWriter:
         # The first flush writes both tables, even an empty one, so that readers find a schema.
         if not self._waiting() and self._parts:
             return
+        began = time.monotonic()
         for name in ("eigenvalues", "metrics"):
             gathered = self._gathered[name]
             if gathered or self._parts == 0:
@@ -147,6 +215,7 @@ class RunWriter:
         self._gathered = {name: [] for name in tables.TABLES}
         self._parts += 1
         self._flushed = time.monotonic()
+        self.storage_seconds += self._flushed - began
         self.update()
 
     def _waiting(self) -> int:
@@ -157,6 +226,7 @@ class RunWriter:
         self.manifest |= {
             "step": self._step,
             "wall_seconds": round(time.monotonic() - self._started, 3),
+            "storage_seconds": round(self.storage_seconds, 3),
             "updated": _now(),
             **fields,
         }
@@ -188,6 +258,15 @@ class RunWriter:
             self.update(**fields | {"status": "failed", "reason": str(error), "finished": _now()})
             raise
         self.update(**fields, status=status, finished=_now())
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each part of a run folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for name in tables.TABLES
+        for path in tables.part_paths(folder / name)
+    }
 
 
 def _now() -> str:
