@@ -41,7 +41,6 @@ def test_help_needs_no_jax(args):
     program = f"""
 import sys
 from cflow_cli.cli import main
-from cflow_cli.simulation import Snapshot
 try:
     status = main({args})
 except SystemExit as end:
