@@ -29,6 +29,8 @@ examples:
   cflow run lr=0.2 schedule=cosine steps=1000
   cflow run 'processes=[discrete,central]' processes.central.substeps=4
   cflow run -m lr=0.02,0.05,0.1 seed=0,1,2
+  cflow run -m launcher=slurm launcher.partition=gpu optimizer=gd,rmsprop 'seed=range(5)'
+  cflow run -m experiment=rates
   cflow run --config-dir my_configs model=mine
 """
 
@@ -54,7 +56,7 @@ _COMMON = {
     "processes.central.substeps": "steps of the central flow per optimizer step",
     "hydra.run.dir": "the run folder itself",
     "hydra.sweep.dir": "the folder of a sweep",
-    "hydra/launcher": "where the runs of a sweep go: basic, or an installed launcher of Hydra's",
+    "launcher.partition": "of launcher=slurm; --cfg hydra --package hydra.launcher launcher=slurm shows all",
 }
 
 

@@ -302,6 +302,11 @@ def _from_hydra(error: Exception) -> str:
             f"the launcher {missing[2].removeprefix('cflow_')} is not installed; "
             f"pip install 'cflow[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
         )
+    pattern = r"hydra\.(launcher\.\S+?)=(\S+) Value .* could not be converted to (\w+)"
+    mistyped = re.search(pattern, text)
+    if mistyped:
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{mistyped[1]} must be {kind.get(mistyped[3], mistyped[3].lower())}, got {mistyped[2]}"
     if missing:
         sentence = _unknown_choice(missing[1], missing[2], missing[3].split())
         return sentence + ("; others come with Hydra's plugins" if missing[1].startswith("hydra/") else "")
@@ -320,7 +325,12 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 def for_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides with ``launcher.key`` as ``hydra.launcher.key``, where Hydra has it."""
-    return [re.sub(r"^([+~]*)launcher\.", r"\1hydra.launcher.", text) for text in overrides]
+    # Mappings that are handed on as they are take any key, for which Hydra wants a sign.
+    open_ended = r"^(?=launcher\.(additional_parameters|ray\.init|ray\.remote)\.)"
+    return [
+        re.sub(r"^([+~]*)launcher\.", r"\1hydra.launcher.", re.sub(open_ended, "++", text))
+        for text in overrides
+    ]
 
 
 def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multirun: bool) -> str | None:
@@ -331,7 +341,7 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
     available = groups(config_dir)
     parser = OverridesParser.create()
     chosen: dict[str, Any] = {}
-    values = []
+    values, launcher_keys = [], []
     for text in overrides:
         try:
             override = parser.parse_override(text)
@@ -345,7 +355,10 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             return f"{text} is a sweep; add -m to run each value: cflow run -m {text}"
         if override.is_sweep_override() and re.match("launcher[.=]", text):
             return f"{text}: a sweep has one launcher; launch another sweep for the other"
-        if override.is_hydra_override() or override.is_delete() or key.startswith("launcher."):
+        if key.startswith("launcher."):
+            launcher_keys.append(key)
+            continue
+        if override.is_hydra_override() or override.is_delete():
             continue
         if key not in available:
             values.append(override)
@@ -360,6 +373,10 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
     experiment = available.get("experiment", {}).get(str(chosen.get("experiment")))
     chosen = (_chosen_by(experiment) if experiment else {}) | chosen
     keys = override_keys(chosen, config_dir)
+    for key in launcher_keys:
+        problem = _launcher_problem(key, chosen.get("launcher"), keys)
+        if problem:
+            return problem
     for override in values:
         key = override.key_or_group
         if "/" in key:
@@ -376,6 +393,20 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             if not isinstance(value, list) and value is not None and "${" not in str(value):
                 return f"{key} must be a list, as in '{key}={example}', got {_shown(value)}"
     return None
+
+
+def _launcher_problem(key: str, launcher: str | None, keys: Mapping[str, Any]) -> str | None:
+    if launcher is None:
+        return f"{key} needs its launcher, as in launcher=slurm {key}=…"
+    # A preset of the user's own may build on one of ours; Hydra knows its keys.
+    if not (conf_dir() / "launcher" / f"{launcher}.yaml").exists():
+        return None
+    known = [name for name in keys if name.startswith("launcher.")]
+    nodes = {name.rsplit(".", 1)[0] for name in known if name.count(".") > 1}
+    if key in known or any(key == node or key.startswith(node + ".") for node in nodes):
+        return None
+    inside = ", ".join(name.removeprefix("launcher.") for name in known) or "no keys"
+    return f"unknown key {key!r}{did_you_mean(key, known)}; launcher={launcher} has {inside}"
 
 
 def _unknown_choice(group: str, name: str, choices: Iterable[str]) -> str:

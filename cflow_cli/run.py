@@ -154,6 +154,9 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
         loss = configs.build(cfg.loss, "loss")
         check_pair(model, data, loss)
         problem = Problem.from_model(model, data, loss, settings.dtype)
+        several = _several(settings)
+        if several:
+            problem = problem.sharded(several)
         simulation = Simulation(
             problem,
             configs.build(cfg.optimizer, "optimizer"),
@@ -171,6 +174,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
         )
         used = next(iter(problem.w0.devices()))
     words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
+    words = f"{len(several)} devices ({used.device_kind})" if several else words
     tests = 0 if data.x_test is None else len(data.x_test)
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
     flows = any(isinstance(process, Flow) for process in checked.processes)
@@ -222,6 +226,24 @@ def _configure_jax(settings: configs.Settings) -> Any:
         names = ", ".join(f"{kind}:{i}" for i in range(len(found)))
         raise UserError(f"device={settings.device}: there is only {names}")
     return found[int(index or 0)]
+
+
+def _several(settings: configs.Settings) -> list[Any]:
+    """The devices that share the data; none where one has it all."""
+    import jax
+
+    kind, _, index = settings.device.partition(":")
+    if settings.devices == 1:
+        return []
+    if index:
+        raise UserError(
+            f"device={settings.device} is one device; with devices= give only its kind: device={kind}"
+        )
+    found = jax.devices(None if kind == "auto" else kind)
+    wanted = settings.devices or len(found)
+    if wanted > len(found):
+        raise UserError(f"devices={wanted}: JAX sees only {len(found)} here; devices=all takes what there is")
+    return list(found[:wanted]) if wanted > 1 else []
 
 
 def compilation_cache_dir() -> Path:
@@ -420,11 +442,13 @@ def _command() -> dict[str, Any]:
     if not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()
-    command: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
+    # Where a run of a sweep went is no part of what it is.
+    overrides = [text for text in hydra.overrides.task if not text.startswith("launcher=")]
+    command: dict[str, Any] = {"overrides": overrides}
     if _in_sweep():
         folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
         extra = [part for folder in folders for part in ("--config-dir", folder)]
-        command["command_line"] = shlex.join(["cflow", "run", *extra, *hydra.overrides.task])
+        command["command_line"] = shlex.join(["cflow", "run", *extra, *overrides])
     return command
 
 

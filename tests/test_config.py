@@ -147,14 +147,6 @@ def test_whole_numbers_may_be_written_as_floats():
     assert configs.check(compose(["steps=1e3", "eigs.every=2.0"])).settings.steps == 1000
 
 
-def test_every_value_of_a_sweep_is_seen_once():
-    points = configs.sweep_points(["lr=0.1,0.2,0.3", "seed=0,1", "optimizer=adam"])
-    assert len(points) == 4
-    assert {value for point in points for value in point} == {
-        "lr=0.1", "lr=0.2", "lr=0.3", "seed=0", "seed=1", "optimizer=adam"
-    }  # fmt: skip
-
-
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
