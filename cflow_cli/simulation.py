@@ -371,7 +371,9 @@ class Simulation:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Run to the end, yielding after each chunk; leaving the loop early leaves everything consistent."""
-        threads = ThreadPoolExecutor(max_workers=max(len(self._runs), 1))
+        # Devices that exchange sums must be given all programs in one order.
+        at_once = len(self._runs) if self.problem.num_devices == 1 else 1
+        threads = ThreadPoolExecutor(max_workers=max(at_once, 1))
         try:
             while self.step < self.steps:
                 yield self._advance(threads)

@@ -1,0 +1,102 @@
+"""Data divided among devices: the same numbers up to the order of sums."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PROGRAM = """
+import sys, warnings
+warnings.simplefilter("error")
+import jax, equinox as eqx, numpy as np
+from cflow_cli import config
+from cflow_cli.errors import UserError
+from cflow_cli.run import prepare
+from jax._src import monitoring
+
+compiled = []
+monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+)
+
+SMALL = ["data.n=40", "data.n_test=12", "model.widths=[8]", "steps=16", "lr=0.5", "dtype=float64"]
+# The flow is as exact as its eigenvectors, whose iteration ends by a threshold that rounding may cross.
+EXACT = ["processes=[central]", "eigs.tolerance=1e-7", "eigs.max_iterations=50", "checkpoint.every=8"]
+
+def prepared(*overrides):
+    return prepare(config.compose([*SMALL, *EXACT, *overrides])).simulation
+
+@eqx.filter_jit
+def derivatives(problem):
+    u, v = np.random.default_rng(0).normal(size=(2, problem.num_parameters))
+    linear = problem.linearize(problem.w0)
+    return linear.loss, linear.gradient, linear.hvp(np.stack([u, v])), problem.third(problem.w0, u, v)
+
+one = prepared()
+wanted = derivatives(one.problem)
+for overrides in (["devices=4"], ["devices=all", "data.microbatch=8"]):
+    several = prepared(*overrides)
+    assert several.problem.num_devices == 4 and one.problem.num_devices == 1
+    assert {s.data.shape[0] for s in several.problem.objective.x.addressable_shards} == {10}
+    for ours, theirs in zip(derivatives(several.problem), wanted):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-10, atol=1e-10)
+
+several = prepared("devices=4")
+for simulation in (one, several):
+    for chunk in simulation:
+        if simulation is several and chunk.step == 8:
+            before = len(compiled)
+# The state goes around in the same places: nothing is compiled anew for later chunks.
+assert len(compiled) == before, compiled[before:]
+wanted, found = (s.result().metrics for s in (one, several))
+assert found["num_critical"].max() >= 1
+for column in ("loss", "accuracy", "test_loss", "effective_sharpness", "sigma_trace"):
+    np.testing.assert_allclose(found[column], wanted[column], rtol=1e-6, atol=1e-9, err_msg=column)
+
+for overrides, words in (
+    (["devices=3"], "data.n=40 is not a multiple of the 3 devices"),
+    (["devices=5"], "JAX sees only 4 here"),
+    (["devices=2", "device=cpu:1"], "give only its kind: device=cpu"),
+    (["devices=4", "data.microbatch=10"], "data.microbatch=10 is not a multiple"),
+):
+    try:
+        prepared(*overrides)
+    except UserError as error:
+        assert words in str(error), str(error)
+    else:
+        raise AssertionError(overrides)
+
+print("same")
+"""
+
+
+def test_four_devices_give_the_numbers_of_one():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-3000:]
+
+
+def test_a_problem_without_examples_cannot_be_divided():
+    import jax
+    import jax.numpy as jnp
+
+    from cflow_cli import Problem
+    from cflow_cli.errors import UserError
+
+    problem = Problem.from_function(lambda w: jnp.sum(w**2), jnp.ones(3))
+    with pytest.raises(UserError, match="examples to divide"):
+        problem.sharded(jax.devices())
