@@ -223,7 +223,7 @@ class Problem(eqx.Module):
         return cls(w0, objective)._checked()
 
     def sharded(self, devices: Sequence[Any]) -> Problem:
-        """This problem with its examples divided among devices, for sums that JAX then takes over all of them.
+        """The same problem with its examples divided among devices, for sums that JAX then takes over all of them.
 
         Parameters
         ----------
