@@ -336,6 +336,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
 def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multirun: bool) -> str | None:
     """The first override that Hydra would stumble on, in a sentence of ours."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
     available = groups(config_dir)
@@ -364,7 +365,12 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             values.append(override)
             continue
         swept = override.is_sweep_override() and override.is_discrete_sweep()
-        asked = list(override.sweep_string_iterator()) if swept else [override.value()]
+        if isinstance(override.value(), Glob):
+            asked: list[Any] = override.value().filter(list(available[key]))
+            if not asked:
+                return f"{text} matches no {key}; there are {', '.join(available[key])}"
+        else:
+            asked = list(override.sweep_string_iterator()) if swept else [override.value()]
         for value in asked:
             for name in value if isinstance(value, list) else str(value).strip("[]").split(","):
                 if name not in available[key] and name not in ("None", "null"):

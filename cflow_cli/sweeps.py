@@ -536,12 +536,7 @@ def _planned(
         raise UserError(" ".join(str(error).split())) from error
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     axes = {key: list(dict.fromkeys(_value(point, key) for point in points)) for key in sorted(swept)}
-    # Not the whole grid: that each value was seen once finds each bad one, and stays cheap for large sweeps.
-    seen: set[str] = set()
-    for point in points:
-        if set(point) - seen or not seen:
-            configs.composed(hydra, point, config_dir)
-            seen |= set(point)
+    _check_values(hydra, points, config_dir)
     folders = [str(number) for number in range(len(points))]
     if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] != "${hydra.job.num}":  # type: ignore[call-overload,index]
         for number, point in enumerate(points):
@@ -554,6 +549,38 @@ def _planned(
             raise UserError("hydra.sweep.subdir gives several runs the same folder; leave it out")
     jobs = [Job(number, tuple(point), folders[number]) for number, point in enumerate(points)]
     return axes, jobs
+
+
+def _check_values(hydra: Any, points: Sequence[Sequence[str]], config_dir: Path | None) -> None:
+    """Check every value of a sweep once: not the whole grid, and Hydra composes once per choice of groups."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = OverridesParser.create()
+    known_groups = configs.groups(config_dir)
+    seen: set[str] = set()
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for point in points:
+        if seen.issuperset(point):
+            continue
+        seen.update(point)
+        plain = [
+            text
+            for text in point
+            if re.match(r"[\w.]+=", text) and text.partition("=")[0] not in known_groups
+        ]
+        choices = tuple(text for text in point if text not in plain)
+        if choices not in composed:
+            composed[choices] = configs.without_hydra(configs.composed(hydra, point, config_dir))
+            continue
+        cfg = composed[choices].copy()
+        try:
+            for override in parser.parse_overrides(plain):
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            configs.composed(hydra, point, config_dir)  # says it in a sentence
+        configs.check(cfg)
 
 
 def _value(point: Sequence[str], key: str) -> str:
@@ -589,7 +616,9 @@ def _launched(hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: S
             _through_launcher(hydra, cfg, jobs, [text for text in overrides if text.startswith("launcher=")])
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
-        print("interrupted", file=sys.stderr)
+        cancel = read(folder).launches[-1]["cancel"]
+        rest = f"; the submitted jobs go on, to cancel them: {cancel}" if cancel else ""
+        print(f"interrupted{rest}", file=sys.stderr)
     except UserError:
         raise
     except Exception as error:
@@ -597,7 +626,8 @@ def _launched(hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: S
             raise
         # A worker that was killed ends the sweep with some launchers; the runs say what became of them.
         status = EXIT_FAILED
-        print(f"error: the launcher {entry['launcher']} failed: {one_sentence(error)}", file=sys.stderr)
+        why = one_sentence(error).split(". ")[0]
+        print(f"error: the launcher {_shown(entry['launcher'])} failed: {why}", file=sys.stderr)
     finally:
         content = read(folder).content
         for launch_ in content["launches"]:
@@ -605,6 +635,10 @@ def _launched(hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: S
                 launch_["ended"] = _now()
         _write(folder, content)
     return _concluded(folder, status)
+
+
+def _shown(launcher: Any) -> str:
+    return str(launcher).removeprefix("cflow_")
 
 
 def _through_launcher(hydra: Any, cfg: DictConfig, jobs: Sequence[Job], selection: Sequence[str]) -> None:

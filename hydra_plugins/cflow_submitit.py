@@ -86,6 +86,7 @@ if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
             most = self.params["array_parallelism"]
             executor = _executor(self, set())
             folder = _folder(self)
+            _say(f"{len(job_overrides)} runs here, {most} at a time; what they say is in {folder}/.submitit")
             jobs: list[Any] = []
             for number, arguments in enumerate(_arguments(job_overrides, initial_job_idx)):
                 while sum(not job.done() for job in jobs) >= most:

@@ -20,7 +20,7 @@ def test_config_and_schema_name_the_same_keys():
     assert {key.split(".")[0] for key in configs.top_level()} == set(configs.Settings.__dataclass_fields__)
 
 
-@pytest.mark.parametrize("group", sorted(configs.groups()))
+@pytest.mark.parametrize("group", sorted(set(configs.groups()) - {"launcher"}))
 def test_every_choice_composes(group):
     for choice, path in configs.groups()[group].items():
         cfg = compose([f"{group}={choice}"])

@@ -1,0 +1,347 @@
+"""Sweeps: what they consist of, how their cells stand, and how the unfinished go on."""
+
+import datetime
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from cflow_cli import completion, config, listing, slurm, sweeps
+from cflow_cli.cli import main
+from cflow_cli.errors import UserError
+from cflow_cli.report import main as report
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["data.n=50", "data.n_test=null", "model.widths=[8]", "processes=[discrete]"]
+PATIENCE = 240
+
+
+def planned(*overrides):
+    with config.hydra_session() as hydra:
+        cfg = config.composed(hydra, overrides, multirun=True)
+        return sweeps._planned(hydra, cfg, None)
+
+
+# --- planning --------------------------------------------------------------------------------------
+
+
+def test_any_key_is_an_axis():
+    axes, jobs = planned("seed=range(3)", "optimizer=gd,rmsprop", "steps=20", "launcher=basic")
+    assert axes == {"optimizer": ["gd", "rmsprop"], "seed": ["0", "1", "2"]}
+    assert [job.number for job in jobs] == list(range(6)) and jobs[5].folder == "5"
+    assert jobs[1].overrides == ("seed=0", "optimizer=rmsprop", "steps=20")
+    axes, jobs = planned("optimizer=glob(adam*)", "experiment=rates", "lr=0.1,0.2")
+    assert axes["optimizer"] == ["adam", "adam_uncorrected", "adamw"] and axes["lr"] == ["0.1", "0.2"]
+    assert len(jobs) == 6
+
+
+def test_an_experiment_brings_its_axes():
+    axes, jobs = planned("experiment=optimizers")
+    assert axes == {"optimizer": ["gd", "rmsprop", "adam"], "seed": ["0", "1", "2"]} and len(jobs) == 9
+    assert config.compose(["experiment=quick"]).model.widths == [16]
+
+
+def test_each_value_of_a_sweep_is_checked_before_anything_is_written(monkeypatch):
+    checked = []
+    check = config.check
+    monkeypatch.setattr(config, "check", lambda cfg: checked.append((cfg.lr, cfg.seed)) or check(cfg))
+    planned("lr=0.1,0.2,0.3", "seed=range(50)")
+    assert {lr for lr, _ in checked} == {0.1, 0.2, 0.3} and {seed for _, seed in checked} == set(range(50))
+    assert len(checked) == 52
+    for bad, words in (("lr=0.1,-1", "got -1"), ("steps=9,x", "got 'x'"), ("eigs.every=1,0.5", "eigs.every")):
+        with pytest.raises(UserError, match=words):
+            planned("seed=range(50)", bad)
+
+
+@pytest.mark.parametrize("launcher", sorted(config.groups()["launcher"]))
+def test_launchers_compose_with_every_key_of_their_preset(launcher):
+    path = config.groups()["launcher"][launcher]
+    keys = config.read_choice(path, "launcher").keys
+    try:
+        with config.hydra_session() as hydra:
+            cfg = config.composed(hydra, [f"launcher={launcher}"], multirun=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    for key, value in keys.items():
+        assert str(OmegaConf.select(cfg, f"hydra.{key}")) == str(value)
+    assert "launcher" not in config.without_hydra(cfg)
+
+
+def test_no_preset_falls_into_submitits_traps():
+    keys = config.read_choice(config.groups()["launcher"]["slurm"], "launcher").keys
+    # Up to ten minutes every signal counts as a time-out, and by default the first one ends the job.
+    assert keys["launcher.timeout_min"] > 10 and keys["launcher.max_num_timeout"] >= 3
+    assert keys["launcher.additional_parameters.requeue"] is True
+
+
+def test_a_users_own_launcher(tmp_path, capsys):
+    pytest.importorskip("submitit")
+    (tmp_path / "launcher").mkdir()
+    (tmp_path / "launcher" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [slurm, _self_]\nhydra: {launcher: {partition: gpu}}\n"
+    )
+    show = ["run", "--config-dir", str(tmp_path), "--cfg", "hydra", "--package", "hydra.launcher"]
+    assert (
+        main([*show, "launcher=mine", "launcher.mem_gb=4", "launcher.additional_parameters.begin=now"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "partition: gpu" in shown and "mem_gb: 4" in shown and "begin: now" in shown
+    assert "max_num_timeout: 20" in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "launcher=slurm"], "cflow run -m launcher="),
+        (["run", "-m", "launcher=slurmm"], "did you mean slurm?"),
+        (["run", "-m", "launcher=basic,joblib"], "one launcher"),
+        (["run", "-m", "launcher.partition=gpu", "lr=0.1,0.2"], "needs its launcher"),
+        (["run", "-m", "launcher=slurm", "launcher.partitio=gpu"], "did you mean launcher.partition?"),
+        (["run", "-m", "launcher=slurm", "launcher.timeout_min=long"], "must be a whole number, got long"),
+        (["run", "-m", "launcher=slurm", "lr=0.1,0.2"], "no sbatch here"),
+        (["run", "-m", "experiment=rate"], "did you mean rates?"),
+        (["run", "-m", "seed=interval(0,3)"], "sweep"),
+        (["list", "nowhere"], "not an existing folder"),
+        (["list", ".", "--status", "don"], "there are done"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(args, words, tmp_path, monkeypatch, capsys):
+    if "launcher=slurm" in args and "-m" in args:
+        pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(args) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and words in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_that_is_not_installed(capsys):
+    if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not None:
+        pytest.skip("Ray's launcher is installed")
+    assert main(["run", "-m", "launcher=ray", "lr=0.1,0.2"]) == 2
+    assert "pip install 'cflow[ray]'" in capsys.readouterr().err
+
+
+def test_completion_knows_launchers():
+    assert "launcher=slurm " in completion.complete("cflow run -m launcher=s", [])
+    assert completion.complete("cflow run -m launcher=slurm launcher.pa", []) == ["launcher.partition="]
+
+
+# --- standing --------------------------------------------------------------------------------------
+
+
+def moment(seconds_ago):
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds_ago)
+    return then.isoformat(timespec="seconds")
+
+
+def gone_pid():
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def a_sweep(folder, manifests, **launched):
+    """A sweep over seeds, whose runs have written these manifests, or nothing."""
+    launch = {"started": moment(600), "host": socket.gethostname(), "pid": os.getpid(), "launcher": "cflow_slurm",
+              "jobs": list(range(len(manifests))), "job_ids": {}, "cancel": None, **launched}  # fmt: skip
+    jobs = [
+        {"number": n, "overrides": [f"seed={n}", "steps=9"], "folder": str(n)} for n in range(len(manifests))
+    ]
+    folder.mkdir(parents=True)
+    content = {"axes": {"seed": [str(n) for n in range(len(manifests))]}, "jobs": jobs, "launches": [launch]}
+    (folder / "sweep.json").write_text(json.dumps(content))
+    for number, manifest in enumerate(manifests):
+        if manifest is not None:
+            (folder / str(number)).mkdir()
+            (folder / str(number) / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def running(host, updated, **more):
+    return {"status": "running", "host": host, "pid": 1, "started": moment(9000), "updated": moment(updated),
+            "step": 3, "steps": 9, "wall_seconds": 30.0, **more}  # fmt: skip
+
+
+def test_a_cell_stands_as_its_run_and_the_queue_say(tmp_path, monkeypatch, capsys):
+    ids = {str(n): f"7_{n}" for n in range(9)}
+    queue = {"7_2": "RUNNING", "7_4": "PENDING", "7_6": "PENDING", "7_7": "PENDING"}
+    monkeypatch.setattr(slurm, "queued", lambda asked: queue)
+    ended = {"host": "node1", "finished": moment(60), "step": 3, "steps": 9}
+    folder = a_sweep(
+        tmp_path / "sweep",
+        [
+            {"status": "done", "finished": moment(60), "step": 9, "steps": 9},
+            {"status": "failed", "reason": "out of memory", **ended},
+            running("node1", 5),
+            running("node1", 5),  # not in the queue: killed
+            None,  # in the queue
+            None,  # nowhere
+            {"status": "interrupted", "reason": "SIGUSR2", **ended},  # requeued
+            {
+                "status": "failed",
+                "reason": "disk full",
+                **ended,
+                "finished": moment(6000),
+            },  # launched again since
+            {"status": "interrupted", "reason": "Ctrl-C", **ended},
+        ],
+        job_ids=ids,
+        cancel="scancel 7",
+    )
+    expected = [
+        "done",
+        "failed",
+        "running",
+        "killed",
+        "pending",
+        "missing",
+        "pending",
+        "pending",
+        "interrupted",
+    ]
+    assert [cell.status for cell in sweeps.cells(folder)] == expected
+    assert report([str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "9 runs: 1 done, 1 running, 3 pending, 1 interrupted, 1 failed, 1 killed, 1 missing" in shown
+    assert "failed        1  seed=1: out of memory" in shown and "missing       5  seed=5" in shown
+    assert f"cflow resume {folder}" in shown and "cancel the others: scancel 7" in shown
+    assert report([str(folder), "--format", "csv"]) == 0
+    captured = capsys.readouterr()
+    assert "cflow resume" in captured.err and "cflow resume" not in captured.out
+    assert [line.split(",")[8] if "," in line else "" for line in captured.out.splitlines()[:1]] != []
+
+
+def test_without_a_queue_a_launcher_is_asked_for_what_has_not_begun(tmp_path, monkeypatch):
+    def standing(name, manifests, **launched):
+        return [cell.status for cell in sweeps.cells(a_sweep(tmp_path / name, manifests, **launched))]
+
+    monkeypatch.setattr(slurm, "queued", lambda asked: None)
+    assert standing("alive", [None], launcher="joblib") == ["pending"]
+    assert standing("gone", [None], launcher="joblib", pid=gone_pid()) == ["missing"]
+    assert standing("over", [None], launcher="joblib", ended=moment(5)) == ["missing"]
+    assert standing("far", [None], launcher="joblib", host="node1") == ["pending"]
+    assert standing("far and quiet", [None], launcher="joblib", host="node1", started=moment(9e4)) == [
+        "missing"
+    ]
+    assert standing("silent", [running("node1", 5000)], launcher="joblib", host="node1") == ["silent"]
+    # A job of SLURM waits for days, and a queue that does not answer says nothing about it.
+    assert standing("slurm", [None], job_ids={"0": "7"}, started=moment(9e4)) == ["pending"]
+
+
+def test_the_queue_is_asked_once_and_understood(monkeypatch):
+    asked = []
+
+    def squeue(command, **_):
+        asked.append(command)
+        out = "12_0|RUNNING\n12_1|COMPLETED\n12_2|PENDING\n13|CANCELLED\n"
+        return subprocess.CompletedProcess(
+            command, code, out if code == 0 else "", "Invalid job id specified"
+        )
+
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+    monkeypatch.setattr(slurm.subprocess, "run", squeue)
+    code = 0
+    assert slurm.queued(["12_0", "12_1", "13"]) == {"12_0": "RUNNING", "12_2": "PENDING"}
+    assert len(asked) == 1 and "--jobs=12,13" in asked[0]
+    code = 1
+    assert slurm.queued(["12_0"]) == {}
+    assert slurm.cancel_command(["13", "12_0", "12_1"]) == "scancel 12 13"
+
+
+def test_the_list(tmp_path, monkeypatch, capsys):
+    here = running(socket.gethostname(), 10, pid=os.getpid(), choices={"optimizer": "gd"}, lr=0.1)
+    a_sweep(tmp_path / "sweep", [None], launcher="joblib", ended=moment(1))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "manifest.json").write_text(json.dumps(here))
+    first, second = listing.find([tmp_path])
+    assert (first.status, first.what, second.status, second.what) == (
+        "running",
+        "gd lr=0.1",
+        "missing",
+        "seed=0",
+    )
+    # 6 of 9 steps are left at 10 s per step, 10 s of which are gone.
+    assert first.left_seconds == pytest.approx(50, abs=3) and first.age_seconds == pytest.approx(9000, abs=3)
+    monkeypatch.chdir(tmp_path)
+    for form, words in (
+        ("table", "3/9  33 %"),
+        ("md", "| 2.5 h |"),
+        ("csv", "alone,running,3,9,"),
+        ("json", "["),
+    ):
+        assert main(["list", ".", "--format", form]) == 0
+        assert words in capsys.readouterr().out
+    assert main(["list", ".", "--status", "missing", "--format", "csv"]) == 0
+    assert "alone" not in capsys.readouterr().out
+    program = (
+        "import sys; from cflow_cli.cli import main; main(['list', '.']); assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+# --- going on --------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_only_as_it_began(tmp_path, monkeypatch, capsys):
+    folder = a_sweep(tmp_path / "sweep", [{"status": "done", "finished": moment(5)}], ended=moment(1))
+    assert main(["resume", str(folder)]) == 0
+    assert "nothing to rerun" in capsys.readouterr().out
+    assert main(["resume", str(folder), "lr=0.5"]) == 2
+    assert "only its launcher can change" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-m", "seed=5,6", "hydra.sweep.dir=sweep"]) == 2
+    assert "already holds another sweep" in capsys.readouterr().err
+
+
+def manifest(folder):
+    try:
+        return json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_a_sweep_of_joblib_and_resume_brings_it_back(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    cflow = Path(sys.executable).with_name("cflow")
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env.setdefault("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    sweep = tmp_path / "here"
+    overrides = [*TINY, "seed=range(3)", "steps=2000", "checkpoint.every=50", "hydra.sweep.dir=here"]
+    launching = subprocess.Popen(
+        [cflow, "run", "-m", "launcher=joblib", "launcher.n_jobs=2", *overrides],
+        env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE
+    while not list(sweep.glob("0/checkpoints/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(manifest(sweep / "0")["pid"], signal.SIGKILL)
+    _, err = launching.communicate(timeout=PATIENCE)
+    assert launching.returncode == 1 and "the launcher joblib failed" in err and "Traceback" not in err
+    assert "cflow resume here" in err
+    before = [cell.status for cell in sweeps.cells(sweep)]
+    assert before[0] == "killed" and before[2] != "done"
+
+    resume = [cflow, "resume", "here", "launcher=basic"]
+    done = subprocess.run(resume, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
+    assert [cell.status for cell in sweeps.cells(sweep)] == ["done"] * 3
+    for number in "012":
+        assert pd.read_parquet(sweep / number / "metrics")["step"].tolist() == list(range(2000))
+    # The same command in the same folder goes on too; here with nothing to do.
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-m", *overrides]) == 0
+    assert "nothing to rerun" in capsys.readouterr().out
