@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check accuracy zoo lint wheel clean
+.PHONY: demo test check accuracy zoo chaos lint wheel clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFA
 
 zoo: $(VENV)/.dev  ## cost of the derivatives of every model
 	$(BIN)/python -m benchmarks.zoo
+
+chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
+	$(BIN)/python -m benchmarks.chaos
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
