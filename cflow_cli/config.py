@@ -365,12 +365,14 @@ def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multiru
             values.append(override)
             continue
         swept = override.is_sweep_override() and override.is_discrete_sweep()
-        if isinstance(override.value(), Glob):
-            asked: list[Any] = override.value().filter(list(available[key]))
+        value: Any = override.value()
+        asked: list[Any]
+        if isinstance(value, Glob):
+            asked = value.filter(list(available[key]))
             if not asked:
                 return f"{text} matches no {key}; there are {', '.join(available[key])}"
         else:
-            asked = list(override.sweep_string_iterator()) if swept else [override.value()]
+            asked = list(override.sweep_string_iterator()) if swept else [value]
         for value in asked:
             for name in value if isinstance(value, list) else str(value).strip("[]").split(","):
                 if name not in available[key] and name not in ("None", "null"):
