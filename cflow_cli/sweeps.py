@@ -332,7 +332,7 @@ def told(folder: Path, found: Sequence[Cell]) -> list[str]:
     """
     if all(cell.status == "done" for cell in found):
         return []
-    lines = [f"sweep {folder}: {len(found)} runs: {_counted(found)}"]
+    lines = [f"sweep {folder}: {len(found)} run{'s' * (len(found) != 1)}: {_counted(found)}"]
     for status in (*UNFINISHED, "silent"):
         those = [cell for cell in found if cell.status == status]
         for cell in those[:_SHOWN]:
@@ -341,7 +341,7 @@ def told(folder: Path, found: Sequence[Cell]) -> list[str]:
         if len(those) > _SHOWN:
             lines.append(f"  {status:<11}      and {len(those) - _SHOWN} more: cflow list {folder}")
     if any(cell.status in UNFINISHED for cell in found):
-        lines.append(f"rerun just these: {resume_command(folder)}")
+        lines.append(f"finish just these: {resume_command(folder)}")
     if any(cell.status in ("pending", "running") for cell in found):
         cancel = [launch["cancel"] for launch in read(folder).launches if launch.get("cancel")]
         lines += [f"cancel the others: {command}" for command in cancel[-1:]]

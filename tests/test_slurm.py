@@ -100,6 +100,7 @@ def test_a_sweep_is_a_job_array_and_a_failing_job_harms_no_other(cluster, tmp_pa
     assert "cflow resume here" in done.stdout and "cflow resume here" in done.stderr
 
 
+@pytest.mark.slow
 def test_killed_and_cancelled_jobs_are_told_and_nothing_waits_for_them(cluster, tmp_path):
     sweep = tmp_path / "here"
     launching = launch(
