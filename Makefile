@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check accuracy zoo chaos lint wheel clean
+.PHONY: demo test check accuracy zoo chaos docs lint wheel clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,8 +39,12 @@ zoo: $(VENV)/.dev  ## cost of the derivatives of every model
 chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
 	$(BIN)/python -m benchmarks.chaos
 
+docs: $(VENV)/.dev  ## the documentation as a site in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build site
