@@ -1,6 +1,11 @@
 """Every model in conf/model: shapes, determinism, smoothness, and three derivatives in double precision."""
 
 import json
+import os
+import re
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from cflow_cli.cli import main
 from cflow_cli.config import compose
@@ -33,6 +38,7 @@ from cflow_cli.run import run
 from cflow_cli.simulation import Simulation
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
+PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Sizes that keep a test short; a model that is not named here is tested at its default size.
 TINY = {
@@ -368,3 +374,38 @@ def test_memory_of_slices_does_not_grow_with_the_examples():
     small, large, at_once = peak(40, 10), peak(160, 10), peak(160, None)
     assert large < 1.5 * small
     assert large < 0.5 * at_once
+
+
+# --- the page for users --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CONF.parent.glob("model/*")) + sorted(CONF.parent.glob("data/*")))
+def test_the_page_lists_every_choice_with_its_keys_and_defaults(path):
+    (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| `{path.stem}` |"))
+    for key, value in OmegaConf.load(path).items():
+        if key not in ("_target_", "microbatch"):
+            shown = json.dumps(value if not isinstance(value, ListConfig) else list(value)).strip('"')
+            assert f"`{key}` {shown.removesuffix('.0')}" in row
+
+
+def test_a_model_and_a_data_set_of_ones_own_as_the_page_says(tmp_path):
+    for name, text in re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    check = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
+    cflow = "from cflow_cli.cli import main; raise SystemExit(main())"
+    words = shlex.split(command)
+    assert words[:2] == ["PYTHONPATH=.", "cflow"]
+    for program in (["-c", cflow, *words[2:]], ["-W", "error", "-c", check]):
+        done = subprocess.run(
+            [sys.executable, *program],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": f".{os.pathsep}{CONF.parents[1]}", "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "relative error" in done.stdout
+    (manifest,) = tmp_path.glob("outputs/*/*/manifest.json")
+    assert json.loads(manifest.read_text())["choices"]["model"] == "gated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
-from cflow_cli.models.base import positive
+from cflow_cli.models.base import flat_size, positive
 from cflow_cli.models.mlp import MLP
 
 
@@ -27,4 +27,5 @@ def fully_connected(
         If an option is not allowed.
     """
     positive(depth=depth, width=width)
+    flat_size(data, "fc")
     return MLP(data, key, [width] * (depth - 1), activation, bias, output_scale, init_scale)
