@@ -24,6 +24,7 @@ from cflow_cli.datasets.digits import digits
 from cflow_cli.datasets.fetch import Archive, fetch, main
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
+from cflow_cli.datasets.planar import moons
 from cflow_cli.datasets.sorting import sorting
 from cflow_cli.errors import UserError
 
@@ -143,6 +144,9 @@ def test_impossible_numbers_are_refused():
     raises(digits, n=100000, classes=10, says="at most")
     raises(digits, classes=11, says="2 to 10")
     raises(digits, microbatch=0, says="data.microbatch")
+    raises(digits, microbatch=2.5, says="data.microbatch must be an integer")
+    for make in (digits, sorting, chebyshev, gaussian, moons):
+        raises(make, n_test=-5, says="data.n_test must be an integer of at least 1")
     raises(cifar10, pool=3, says="1, 2, 4, 8, 16, 32")
     raises(sorting, vocabulary=1, says="data.vocabulary")
     raises(chebyshev, degree=0, says="data.degree")
@@ -184,6 +188,8 @@ def test_npz_round_trip_and_refusals(tmp_path):
     assert npz(str(path), "regression").num_outputs == 2
     np.savez(path, x=np.array([[0, 1], [2, 1]]), y=np.array([[1, 2], [1, 0]]))
     assert npz(str(path), "tokens").vocabulary == 3
+    np.savez(path, x=x, y=np.array(list("abcabc")))
+    raises(npz, str(path), says="y must hold numbers")
     np.savez(path, x=x, y=np.zeros(5, int))
     raises(npz, str(path), says="same number of examples")
     np.savez(path, x=x)

@@ -251,6 +251,8 @@ def test_causal_models_do_not_see_the_future():
         ("lstm", images(), {}, "sequences of tokens"),
         ("mlp", images(), {"activation": "gulu"}, "must be one of gelu"),
         ("mlp", images(), {"widths": [4, 0]}, "at least 1"),
+        ("fc", images(), {"init_scale": "big"}, "init_scale must be a finite number"),
+        ("fc", strings(), {}, "model fc works on numbers"),
         ("cnn", images(), {"channels": [2, 2, 2, 2]}, "use fewer"),
         ("vit", images(), {"patch": 3}, "must divide"),
         ("transformer", strings(), {"heads": 3}, "multiple of model.heads"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.errors import UserError
 
 
@@ -33,6 +33,7 @@ def chebyshev(
     -----
     Source: Cohen et al., arXiv 2103.00065, appendix on Chebyshev regression.
     """
+    check_test_size(n_test)
     for option, value, least in (("n", n, 2), ("degree", degree, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import first_per_class, parse_classes, targets
 from cflow_cli.errors import UserError
 
@@ -194,6 +194,7 @@ def cifar10(
     UserError
         If the files are missing or damaged, or have too few images.
     """
+    check_test_size(n_test)
     count, binary = parse_classes(classes, 10, "CIFAR-10")
     if not isinstance(pool, int) or pool < 1 or 32 % pool:
         raise UserError(f"data.pool must be one of 1, 2, 4, 8, 16, 32; got {pool!r}")

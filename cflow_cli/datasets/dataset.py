@@ -12,6 +12,22 @@ from cflow_cli.errors import UserError
 TASKS = ("classification", "binary", "regression", "tokens")
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_test_size(n_test: int | None) -> None:
+    """Check the number of test examples that a config asks for.
+
+    Raises
+    ------
+    UserError
+        If it is neither null nor an integer of at least 1.
+    """
+    if n_test is not None and not _is_count(n_test):
+        raise UserError(f"data.n_test must be an integer of at least 1 (or null for none), got {n_test!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test arrays with the facts that size a model's first and last layer.
@@ -69,9 +85,10 @@ class Dataset:
         self._check_split(self.x, self.y, self.mask, "")
         if self.x_test is not None and self.y_test is not None:
             self._check_split(self.x_test, self.y_test, self.mask_test, "_test")
-        if self.microbatch is not None and self.microbatch < 1:
+        if self.microbatch is not None and not _is_count(self.microbatch):
             raise UserError(
-                f"data.microbatch must be at least 1 (or null for all at once), got {self.microbatch}"
+                f"data.microbatch must be an integer of at least 1 (or null for all at once), "
+                f"got {self.microbatch!r}"
             )
 
     def _check_split(self, x: NDArray, y: NDArray, mask: NDArray | None, suffix: str) -> None:

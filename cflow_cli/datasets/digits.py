@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import first_per_class, parse_classes, standardise, targets
 
 
@@ -40,6 +40,7 @@ def digits(
     # Imported here because scikit-learn takes seconds, and other data sets do without it.
     from sklearn.datasets import load_digits
 
+    check_test_size(n_test)
     count, binary = parse_classes(classes, 10, "digits")
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import parse_classes, standardise, targets
 from cflow_cli.errors import UserError
 
@@ -45,6 +45,7 @@ def gaussian(
     """
     from sklearn.datasets import make_blobs
 
+    check_test_size(n_test)
     for option, value, least in (("n", n, 2), ("features", features, 1), ("clusters", clusters, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")

@@ -31,12 +31,12 @@ def _read(path: Path) -> dict[str, NDArray]:
 
 def _tidy(y: NDArray, task: str) -> NDArray:
     """Targets in the type and shape of the task, where that changes no value."""
+    if y.dtype.kind not in "iufb":
+        raise UserError(f"data.path: y must hold numbers, got {y.dtype}; number the classes from 0")
     if task in ("classification", "tokens"):
         if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all():
             y = y.astype(np.int64)
         return y.astype(np.int32) if y.dtype.kind in "iu" else y
-    if y.dtype.kind not in "iufb":
-        raise UserError(f"data.path: y must hold numbers, got {y.dtype}")
     y = y.astype(np.float64 if y.dtype == np.float64 else np.float32)
     if task == "binary":
         y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import targets
 from cflow_cli.errors import UserError
 
@@ -21,6 +21,8 @@ def _check(n: int, noise: float) -> None:
 
 
 def _planar(name: str, draw: Draw, n: int, n_test: int | None, seed: int, microbatch: int | None) -> Dataset:
+    check_test_size(n_test)
+
     def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         x, labels = draw(size, seed)
         return x.astype(np.float32), targets(labels, binary=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.errors import UserError
 
 
@@ -31,6 +31,7 @@ def continued_strings(
     UserError
         If a size is not allowed.
     """
+    check_test_size(n_test)
     limits = {"n": (n, 1), "vocabulary": (vocabulary, 2), "length": (length, 1)}
     for option, (value, least) in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

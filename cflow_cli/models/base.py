@@ -111,3 +111,16 @@ def positive(**sizes: int | Sequence[int]) -> None:
         for item in values:
             if not isinstance(item, int) or isinstance(item, bool) or item < 1:
                 raise UserError(f"model.{name} must be made of integers of at least 1, got {value!r}")
+
+
+def numbers(**values: float) -> None:
+    """Check that config values which scale something are finite numbers.
+
+    Raises
+    ------
+    UserError
+        Naming the first that is not.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"model.{name} must be a finite number, got {value!r}")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
-from cflow_cli.models.base import ActivatedModel, Linear, positive
+from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.convolution import Conv, average_pool, max_pool
 
 POOLINGS = ("average", "max")
@@ -65,6 +65,7 @@ class CNN(ActivatedModel):
     ) -> None:
         channels = tuple(channels)
         positive(channels=channels, dense=dense)
+        numbers(output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
         if pooling not in POOLINGS:
             raise UserError(f"model.pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")

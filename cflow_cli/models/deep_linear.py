@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
-from cflow_cli.models.base import Model, flat_size, positive
+from cflow_cli.models.base import Model, flat_size, numbers, positive
 
 INITS = ("gaussian", "identity")
 
@@ -56,6 +56,7 @@ class DeepLinear(Model):
         init_scale: float = 1.0,
     ) -> None:
         positive(depth=depth, width=width)
+        numbers(output_scale=output_scale, init_scale=init_scale)
         if init not in INITS:
             raise UserError(f"model.init must be one of {', '.join(INITS)}; got {init!r}")
         sizes = (flat_size(data, "deep_linear"), *[width] * (depth - 1), data.num_outputs)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
-from cflow_cli.models.base import Linear, Model, positive
+from cflow_cli.models.base import Linear, Model, numbers, positive
 from cflow_cli.models.tokens import Embedding, vocabulary_of
 
 
@@ -87,6 +87,7 @@ class LSTM(Model):
         init_scale: float = 1.0,
     ) -> None:
         positive(width=width, hidden=hidden, depth=depth)
+        numbers(output_scale=output_scale, init_scale=init_scale)
         vocabulary = vocabulary_of(data, "lstm")
         keys = iter(jax.random.split(key, depth + 2))
         self.embedding = Embedding(vocabulary, width, next(keys), init_scale)

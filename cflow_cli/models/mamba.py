@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
-from cflow_cli.models.base import Model, positive
+from cflow_cli.models.base import Model, numbers, positive
 from cflow_cli.models.normalisation import RMSNorm
 from cflow_cli.models.tokens import Embedding, vocabulary_of
 
@@ -168,6 +168,7 @@ class Mamba(Model):
     ) -> None:
         rank = int(np.ceil(width / 16)) if rank is None else rank
         positive(width=width, depth=depth, states=states, expand=expand, taps=taps, rank=rank)
+        numbers(head_scale=head_scale, output_scale=output_scale, init_scale=init_scale)
         if scan not in SCANS:
             raise UserError(f"model.scan must be one of {', '.join(SCANS)}; got {scan!r}")
         vocabulary = vocabulary_of(data, "mamba")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.models.activations import get_activation
-from cflow_cli.models.base import ActivatedModel, Linear, flat_size, positive
+from cflow_cli.models.base import ActivatedModel, Linear, flat_size, numbers, positive
 
 
 class MLP(ActivatedModel):
@@ -55,6 +55,7 @@ class MLP(ActivatedModel):
     ) -> None:
         widths = tuple(widths)
         positive(widths=widths)
+        numbers(output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
         sizes = (flat_size(data, "mlp"), *widths, data.num_outputs)
         keys = jax.random.split(key, len(sizes) - 1)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
-from cflow_cli.models.base import ActivatedModel, Linear, positive
+from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.cnn import image_shape
 from cflow_cli.models.convolution import Conv, average_pool
 from cflow_cli.models.normalisation import GroupNorm
@@ -127,6 +127,8 @@ class ResNet(ActivatedModel):
         stages = tuple(stages)
         groups = width if groups is None else groups
         positive(width=width, stages=stages, groups=groups, pool=pool)
+        numbers(residual_init=residual_init, head_scale=head_scale)
+        numbers(output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
         if not stages:
             raise UserError("model.stages must name at least one stage, for example [3, 3, 3]")

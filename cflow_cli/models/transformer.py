@@ -14,7 +14,7 @@ from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.attention import Attention, FeedForward, sinusoids
-from cflow_cli.models.base import ActivatedModel, Linear, positive
+from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.normalisation import LayerNorm
 from cflow_cli.models.tokens import Embedding, vocabulary_of
 
@@ -77,6 +77,7 @@ class Transformer(ActivatedModel):
     ) -> None:
         hidden = 4 * width if hidden is None else hidden
         positive(width=width, depth=depth, heads=heads, hidden=hidden)
+        numbers(head_scale=head_scale, output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
         if width % heads:
             raise UserError(f"model.width must be a multiple of model.heads={heads}, got {width}")

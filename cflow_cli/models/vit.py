@@ -12,7 +12,7 @@ from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.attention import Attention, FeedForward, sinusoids
-from cflow_cli.models.base import ActivatedModel, Linear, positive
+from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.cnn import image_shape
 from cflow_cli.models.normalisation import LayerNorm
 
@@ -79,6 +79,7 @@ class ViT(ActivatedModel):
         init_scale: float = 1.0,
     ) -> None:
         positive(patch=patch, width=width, depth=depth, heads=heads, head_width=head_width, hidden=hidden)
+        numbers(head_scale=head_scale, output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
         height, breadth, colours = image_shape(data, "vit")
         if height % patch or breadth % patch:
