@@ -146,9 +146,76 @@ class Stable(Flow):
 
 @dataclass(frozen=True)
 class Central(Flow):
-    """The time average of the oscillating optimizer, with X from the complementarity problem."""
+    """The time average of the oscillating optimizer, with X from the complementarity problem.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    stationary_every
+        Optimizer steps between two measurements of RMSProp's stationary preconditioner along the flow, from its branch
+        point on; 0 for never.
+    """
 
     name = "central"
+    stationary_every: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if self.stationary_every < 0:
+            raise ValueError(f"stationary_every must not be negative, got {self.stationary_every}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The central flow's, watched where that is wanted; UserError for an optimizer that cannot be."""
+        own = super().stepper(optimizer, eigs)
+        if not self.stationary_every:
+            return own
+        from .flows.stationary import LearningRate, Watched
+
+        every = self.stationary_every * self.substeps
+        return Watched(own, LearningRate.of(optimizer), every, Stationary.rank, Stationary.tolerance)
+
+
+@dataclass(frozen=True)
+class Stationary(Flow):
+    """The stationary flow of RMSProp: dw/dt = −P̄⁻¹(∇L + ½∇⟨H, Σ⟩), the second moment always at rest.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    rank
+        Most directions of oscillation that the program for P̄ may use; each costs Hessian-vector products.
+    tolerance
+        Of the relative duality gap of that program, which bounds its error.
+    """
+
+    name = "stationary"
+    rank: int = 12
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of the stationary flow; UserError for all but RMSProp."""
+        from .flows.stationary import LearningRate, StationaryStepper
+
+        return StationaryStepper(
+            LearningRate.of(optimizer),
+            1 / self.substeps,
+            eigs.track_above,
+            eigs.critical_above,
+            eigs.tolerance,
+            self.rank,
+            self.tolerance,
+        )
 
 
 @dataclass(frozen=True)
@@ -234,5 +301,5 @@ class Edge(Flow):
         )
 
 
-BUILT_IN = (Discrete, Midpoint, Stable, Central, Ablated, Rod, Edge)
+BUILT_IN = (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge)
 """Every process that comes with the package, selectable by its ``name``."""

@@ -269,6 +269,7 @@ class FlowProcess(eqx.Module):
             "hessian": raw,
         }
         record |= _oscillation_record(first, away, record["num_critical"], start.oscillates, context)
+        record |= first.extra or {}
         return StepperState(flow, hessian), record
 
 

@@ -120,6 +120,27 @@ METRICS: tuple[Column, ...] = (
         "eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"
     ),
     Column("sdcp_residual", "float64", "1", "largest violated complementarity condition after scaling"),
+    Column(
+        "nu_cosine",
+        "float64",
+        "1",
+        "cosine of ν = D⁻² with the stationary ν̄ = (ηP̄)²; measured every processes.central.stationary_every steps",
+    ),
+    Column(
+        "speed",
+        "float64",
+        "loss",
+        "optimisation speed ∇LᵀD∇L, loss per optimizer step; measured as nu_cosine",
+    ),
+    Column("speed_stationary", "float64", "loss", "the same with the stationary preconditioner, ∇LᵀP̄⁻¹∇L"),
+    Column("speed_trace", "float64", "loss", "the same with the P of least trace subject to H ⪯ 2P"),
+    Column("speed_sharpness", "float64", "loss", "the same with P = (S/2)I, S = λ_max(H)"),
+    Column(
+        "stationary_gap",
+        "float64",
+        "1",
+        "relative duality gap of the program for P̄, an upper bound of its error",
+    ),
     Column("gradients", "int32", "1", "gradients spent on this row"),
     Column("hvps", "int32", "1", "Hessian-vector products spent on this row"),
     Column("third_derivatives", "int32", "1", "third derivatives ∇(uᵀHv) spent on this row"),

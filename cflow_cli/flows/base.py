@@ -64,7 +64,10 @@ class Oscillation(NamedTuple):
 
 
 class FlowStep(NamedTuple):
-    """What a step found out about its starting point, and what it cost."""
+    """What a step found out about its starting point, and what it cost.
+
+    ``extra`` has further columns of :data:`cflow_cli.records.METRICS`, those of which only this flow knows.
+    """
 
     linear: Linearization
     pairs: RitzPairs
@@ -73,12 +76,15 @@ class FlowStep(NamedTuple):
     gradients: Int[Array, ""]
     third_derivatives: Int[Array, ""]
     status: Int[Array, ""]
+    extra: dict[str, Float[Array, ""]] | None = None
 
 
 class Stepper(Protocol):
     """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``."""
 
-    optimizer: UpdateMap
+    @property
+    def optimizer(self) -> UpdateMap:
+        """The update map that it follows."""
 
     def start(self, weights: Float[Array, " params"]) -> Any:
         """``memory`` of the state at which the flow branches off."""
