@@ -12,6 +12,7 @@ descent and RMSProp; the form for a general update map, with momentum, is derive
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -31,6 +32,8 @@ from .stable import mean_gradient, num_stages
 # unit of time takes away this part of the excess over 2, or this much where that is more.
 _DESCENT_RATE = 0.2
 _LEAST_DESCENT = 0.1
+# Numbers of critical directions that the algebra of a step is compiled for, besides that of the whole block.
+_ROOMS = (3, 8)
 
 
 class CentralStepper(eqx.Module):
@@ -84,13 +87,6 @@ class CentralStepper(eqx.Module):
         n_pairs = critical * (critical + 1) // 2
         thirds = self._third_derivatives(problem, w, u, n_pairs)
 
-        decay = pairs.values * self.dt
-        damped = jnp.where(jnp.arange(block) < critical, -jnp.expm1(-decay) / decay - 1, 0)
-
-        def damp(v: Float[Array, " params"]) -> Float[Array, " params"]:
-            """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of it there."""
-            return v + combine((gram(v[None], u) * damped), covectors)[0]
-
         before = with_counters(self.optimizer, state.optimizer, counters)
 
         def smooth(_: None) -> tuple[Any, ...]:
@@ -106,31 +102,39 @@ class CentralStepper(eqx.Module):
                 jnp.asarray(True),
             )
 
-        def oscillating(_: None) -> tuple[Any, ...]:
-            turn = gram(pairs.vectors, state.vectors)
-            active = jnp.arange(block) < critical
+        def oscillating(room: int, _: None) -> tuple[Any, ...]:
+            turn = gram(pairs.vectors[:room], state.vectors)
+            active = jnp.arange(room) < critical
             both = active[:, None] & active[None, :]
             guess = jnp.where(both, turn @ state.x @ turn.T, 0)
             # The averaged map is smooth in X, but its derivative needs some variance to be taken at.
             floor = 1e-4 * jnp.abs(linear.loss) + jnp.finfo(w.dtype).tiny
             guess = guess + jnp.diag(jnp.where(active, floor, 0).astype(w.dtype))
-            return self._solve(
+            after, delta, x, *rest = self._solve(
                 before,
                 w,
                 linear.gradient,
-                damp,
-                thirds,
+                covectors[:room],
+                thirds[: room * (room + 1) // 2],
                 n_pairs,
-                u,
-                jnp.where(active[:, None], hu, 0),
-                pairs.values,
+                u[:room],
+                jnp.where(active[:, None], hu[:room], 0),
+                pairs.values[:room],
                 d,
                 response,
                 guess,
                 both,
             )
+            return after, delta, jnp.zeros_like(state.x).at[:room, :room].set(x), *rest
 
-        after, delta, x, variance, residual, solved = jax.lax.cond(critical > 0, oscillating, smooth, None)
+        # Branches of fixed size: what k directions need is often much less than the algebra of a whole block.
+        rooms = [*(room for room in _ROOMS if room < block), block]
+        branch = jnp.where(
+            critical > 0, 1 + sum((critical > room).astype(jnp.int32) for room in rooms[:-1]), 0
+        )
+        after, delta, x, variance, residual, solved = jax.lax.switch(
+            branch, [smooth, *(partial(oscillating, room) for room in rooms)], None
+        )
         found = FlowStep(
             linear=linear,
             pairs=pairs,
@@ -176,7 +180,7 @@ class CentralStepper(eqx.Module):
         before: Any,
         w: Array,
         gradient: Array,
-        damp: Any,
+        covectors: Float[Array, "block params"],
         thirds: Float[Array, "pairs params"],
         n_pairs: Int[Array, ""],
         u: Float[Array, "block params"],
@@ -196,6 +200,12 @@ class CentralStepper(eqx.Module):
         index_i, index_j = jnp.asarray(i), jnp.asarray(j)
         # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
+        decay = values * self.dt
+        damped = jnp.where(jnp.diag(both), -jnp.expm1(-decay) / decay - 1, 0)
+
+        def damp(v: Float[Array, " params"]) -> Float[Array, " params"]:
+            """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of it there."""
+            return v + combine(gram(v[None], u) * damped, covectors)[0]
 
         def forces(x: Float[Array, "block block"]) -> tuple[Array, Array]:
             """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient."""

@@ -136,7 +136,7 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
         p = pack(x)
         return p - z - target - b @ p, (values, basis, p)
 
-    def newton(start: tuple[Packed, Array]) -> tuple[Packed, Array]:
+    def newton(start: Packed) -> tuple[Packed, Array]:
         def body(carry: tuple[Packed, Array, Array]) -> tuple[Packed, Array, Array]:
             z, _, n = carry
             e, (values, basis, _) = error(z)
@@ -150,23 +150,28 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
         def go_on(carry: tuple[Packed, Array, Array]) -> Array:
             return ~(carry[1] <= tol / 10) & (carry[2] < _NEWTON)
 
-        z, norm, _ = jax.lax.while_loop(go_on, body, (*start, jnp.zeros((), jnp.int32)))
+        first = (start, jnp.max(jnp.abs(error(start)[0])), jnp.zeros((), jnp.int32))
+        z, norm, _ = jax.lax.while_loop(go_on, body, first)
         return z, norm
 
-    def split(z: Packed) -> tuple[Packed, Array]:
+    def split(z: Packed) -> Packed:
         resolvent = jnp.linalg.inv(jnp.eye(len(z), dtype=dtype) + b)
 
         def body(_: int, z: Packed) -> Packed:
             x = pack(_project(unpack(z, k))[0])
             return z + resolvent @ (2 * x - z - target) - x
 
-        z = jax.lax.fori_loop(0, _SPLITTING, body, jnp.where(jnp.all(jnp.isfinite(z)), z, 0))
-        return newton((z, jnp.asarray(jnp.inf, dtype)))
+        return jax.lax.fori_loop(0, _SPLITTING, body, jnp.where(jnp.all(jnp.isfinite(z)), z, 0))
 
+    def attempt(carry: tuple[Packed, Array, Array]) -> tuple[Packed, Array, Array]:
+        z, _, n = carry
+        z, norm = newton(jax.lax.cond(n > 0, split, lambda z: z, z))
+        return z, norm, n + 1
+
+    # A loop of at most two, so that Newton's method is compiled once.
     x0 = pack(guess) / (pair_scale * size)
-    z0 = x0 - (target + b @ x0)
-    z, norm = newton((z0, jnp.max(jnp.abs(error(z0)[0]))))
-    z, _ = jax.lax.cond(norm <= tol, lambda z: (z, norm), split, z)
+    start = (x0 - (target + b @ x0), jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
+    z, *_ = jax.lax.while_loop(lambda carry: ~(carry[1] <= tol) & (carry[2] < 2), attempt, start)
 
     p = error(z)[1][2]
     slack = unpack(target + b @ p, k)
