@@ -26,7 +26,7 @@ class EigsOptions:
     critical_above
         Eigenvalues above this are candidates for the edge: the flow may oscillate along them.
     initial
-        Size of the block at the start and at least; None for 8 below 50,000 weights, where a recompilation costs more
+        Size of the block at the start and at least; None for 6 below 50,000 weights, where a recompilation costs more
         than the products it saves, else 4.
     guard
         Vectors kept beyond those above ``track_above``, so that none enters unseen.
@@ -46,7 +46,7 @@ class EigsOptions:
         A flow whose S_eff passes this is stopped (``too_sharp``).
     """
 
-    track_above: float = 1.5
+    track_above: float = 1.8
     critical_above: float = 1.95
     initial: int | None = None
     guard: int = 1

@@ -617,7 +617,7 @@ def _is_midpoint(run: _Running) -> bool:
 
 def _fitted(eigs: EigsOptions, n: int) -> EigsOptions:
     """Options with the default size of block, or blocks that hold the whole spectrum of a handful of weights."""
-    initial = eigs.initial or min(8 if n < _SMALL else 4, eigs.max_tracked)
+    initial = eigs.initial or min(6 if n < _SMALL else 4, eigs.max_tracked)
     if n > initial:
         return replace(eigs, initial=initial, max_tracked=min(eigs.max_tracked, n))
     whole = copy(eigs)
