@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check accuracy zoo chaos docs lint wheel clean
+.PHONY: demo test check accuracy bench zoo chaos docs lint wheel clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ lint: $(VENV)/.dev
 
 accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.accuracy
+
+bench: $(VENV)/.dev  ## what a step of each process costs; needs CIFAR-10 (see the README)
+	$(BIN)/python -m benchmarks.bench
 
 zoo: $(VENV)/.dev  ## cost of the derivatives of every model
 	$(BIN)/python -m benchmarks.zoo

@@ -1,0 +1,533 @@
+"""What a step of each process costs, in derivative evaluations and in gradients: ``python -m benchmarks.bench``.
+
+Each problem is taken to the edge of stability once by the plain optimizer; the iterate reached there is kept in the
+output folder, so that repeated timings are cheap. From it all processes run some steps until they have settled, and
+are then timed one at a time over a chunk of steps, always the same ones. In turn with the chunks, alone and in
+compiled loops, are timed a gradient, K Hessian-vector products at once with the linearisation they share, and third
+derivatives, so that each ratio compares times measured together; medians over rounds count. Where time goes:
+
+eigenvalues
+    Gradient, linearisation, Hessian-vector products and Rayleigh-Ritz of the flow's block, compiled alone: once as it
+    is without and once with an expansion, added up by the number of each that the timed steps took.
+third derivatives
+    The loop over pairs, compiled alone, at the number of pairs that the timed steps had.
+SDCP
+    The complementarity problems of the timed steps, taken down on the way and solved again by a program of their own.
+host, storage
+    A call of the compiled chunk that takes no step, with its records brought to the host; writing records to a folder.
+beyond derivatives
+    What remains of a step after its gradients, Hessian-vector products and third derivatives, each at the price it
+    has alone: Rayleigh-Ritz, the flow's own algebra, SDCP, records.
+
+Each problem runs in a process of its own, for the peak of its memory. One that is done is not measured again without
+``--again``. The problem ``run`` is the default run as a user starts it, with a cold and a warm compilation cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IMAGES = ("data=cifar10", "model.widths=[256,256]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem at the edge.
+
+    Parameters
+    ----------
+    overrides
+        Of the default config.
+    edge
+        Steps of the plain optimizer before anything is measured.
+    settle, chunk
+        Steps of all processes before they are timed, and steps timed.
+    """
+
+    overrides: tuple[str, ...]
+    edge: int
+    settle: int = 12
+    chunk: int = 6
+
+
+CASES = {
+    "digits": Case((), 70, settle=40, chunk=50),
+    "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
+    "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
+    "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
+    "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),
+    "cifar-mlp-adam": Case((*IMAGES, "optimizer=adam", "lr=1e-4"), 150),
+    "cifar-cnn": Case(
+        (
+            *("data=cifar10", "data.n=200", "data.pool=2", "lr=0.3"),
+            *("model=cnn", "model.channels=[8,16]", "model.dense=32"),
+        ),
+        200,
+    ),
+    "transformer": Case(
+        (
+            *("data=sorting", "data.n=200", "lr=0.08"),
+            *("model=transformer", "model.width=16", "model.depth=2", "model.heads=2"),
+        ),
+        200,
+    ),
+}
+COMMAND = "run"
+ROUNDS = 3
+
+
+# --- timing -----------------------------------------------------------------------------------------
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Wall time of a call, its arrays ready."""
+    import jax
+
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def looped(
+    function: Callable[..., Any], *arguments: Any, budget: float = 0.3
+) -> tuple[Callable[[], Any], int]:
+    """Calls of ``function(w, *rest)`` in one compiled loop of about ``budget`` seconds, and how many there are."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def loop(calls: Any, w: Any, *rest: Any) -> Any:
+        def body(_: Any, moved: Any) -> Any:
+            # All that is computed is used, and the point moves, so that nothing is left out or done once for all.
+            leaves = jax.tree.leaves(function(w + 1e-9 * moved, *rest))
+            return 1e-9 * (moved + sum(jnp.sum(leaf.astype(w.dtype)) for leaf in leaves))
+
+        return jax.lax.fori_loop(0, calls, body, jnp.zeros((), w.dtype))
+
+    def run(calls: int) -> Callable[[], Any]:
+        return lambda: loop(jnp.asarray(calls, jnp.int32), *arguments)
+
+    seconds(run(1))
+    calls = int(np.clip(budget / seconds(run(1)), 2, 2000))
+    return run(calls), calls
+
+
+def medians(calls: dict[str, tuple[Callable[[], Any], float]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Seconds per unit of calls made in turn; each comes with the number of units in it."""
+    for call, _ in calls.values():
+        seconds(call)
+    times = [{name: seconds(call) / units for name, (call, units) in calls.items()} for _ in range(rounds)]
+    return {name: float(np.median([row[name] for row in times])) for name in calls}
+
+
+# --- one problem --------------------------------------------------------------------------------------
+
+
+def at_edge(case: Case, file: Path) -> Any:
+    """The simulation of a case from the iterate at the edge, which is reached first if the file does not have it."""
+    from cflow_cli import config, run
+    from cflow_cli.options import EigsOptions
+    from cflow_cli.simulation import Simulation, Start, branch
+
+    prepared = run.prepare(config.compose([*case.overrides, f"steps={case.edge}"])).simulation
+    problem, optimizer = prepared.problem, prepared.optimizer.transformation
+    if not file.exists():
+        plain = Simulation(
+            problem,
+            optimizer,
+            processes=["discrete"],
+            steps=case.edge,
+            eigs=EigsOptions(every=case.edge),
+            eval_every=case.edge,
+        )
+        for _ in plain:
+            pass
+        reached = branch(plain.snapshot().arrays, "discrete")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        state = {f"optimizer.{name}": array for name, array in reached.optimizer.items()}
+        np.savez(file, before=reached.before, weights=reached.weights, **state)
+    with np.load(file) as saved:
+        names = [name for name in saved if name.startswith("optimizer.")]
+        state = {name.removeprefix("optimizer."): saved[name] for name in names}
+        start = Start(saved["before"], saved["weights"], state)
+    steps = 10**6
+    rows = max(case.settle, case.chunk)
+    return Simulation(problem, optimizer, steps=steps, eval_every=steps, start=start, chunk=rows)
+
+
+class Chunk:
+    """A process of a settled simulation, run over the same chunk of steps again and again."""
+
+    def __init__(self, simulation: Any, name: str, path: Any, steps: int) -> None:
+        import jax.numpy as jnp
+
+        running = simulation._runs[name]
+        self.process, self.state, self.steps = running.process, running.state, steps
+        fixed = (running.process, simulation.problem, simulation._context, running.state, path)
+        first, start, settled = (jnp.asarray(i, jnp.int32) for i in (simulation.step, 0, 0))
+        self._arguments = lambda stop: (*fixed, first, start, jnp.asarray(stop, jnp.int32), settled)
+
+    def __call__(self, steps: int | None = None) -> Any:
+        """Result of the steps, all of them unless told otherwise."""
+        from cflow_cli.processes import run_chunk
+
+        return run_chunk(*self._arguments(self.steps if steps is None else steps))
+
+    def records(self) -> dict[str, np.ndarray] | None:
+        """Records of the steps; None if they do not end where they should."""
+        import jax
+
+        result = jax.device_get(self())
+        if int(result.done) < self.steps:
+            return None
+        return {name: values[: self.steps] for name, values in result.records.items()}
+
+    def host(self) -> None:
+        """What the host does per chunk: a call, and fetching the records."""
+        import jax
+
+        jax.device_get(self(0).records)
+
+    def compile_seconds(self) -> float:
+        """Tracing, lowering and compiling the program of a chunk without any cache."""
+        import jax
+        from jax.experimental.compilation_cache import compilation_cache
+
+        from cflow_cli.processes import run_chunk
+
+        jax.clear_caches()
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        began = time.perf_counter()
+        run_chunk.lower(*self._arguments(self.steps)).compile()
+        return time.perf_counter() - began
+
+
+@contextmanager
+def recorded_problems(problems: list[Any]) -> Iterator[None]:
+    """Note the arguments of every complementarity problem that is solved meanwhile."""
+    import jax
+
+    from cflow_cli.flows import sdcp
+
+    solve = sdcp.solve
+
+    def noted(*arguments: Any) -> Any:
+        jax.debug.callback(lambda *values: problems.append([np.asarray(v) for v in values]), *arguments)
+        return solve(*arguments)
+
+    sdcp.solve = noted
+    try:
+        yield
+    finally:
+        sdcp.solve = solve
+
+
+def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: float) -> dict[str, float]:
+    """Seconds per step of the parts of the central flow's step, each compiled alone."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from cflow_cli.curvature import track
+    from cflow_cli.flows import sdcp
+    from cflow_cli.processes import Reference
+
+    problem, flow, stepper = simulation.problem, chunk.state.flow, chunk.process.stepper
+    d, _ = jax.jit(stepper.optimizer.linear_response)(flow.optimizer)
+    root, block = jnp.sqrt(d), len(flow.vectors)
+
+    def tracking(iterations: int) -> Callable[..., Any]:
+        def part(w: Any, rows: Any) -> Any:
+            linear = problem.linearize(w)
+            found = track(
+                lambda v: root * linear.hvp(root * v),
+                rows,
+                above=jnp.inf,
+                tolerance=0.0,
+                max_iterations=iterations,
+            )
+            return linear.gradient, found
+
+        return part
+
+    parts = {
+        "once": looped(tracking(0), flow.weights, flow.vectors),
+        "expanded": looped(tracking(1), flow.weights, flow.vectors),
+    }
+    count = jnp.asarray(round(pairs), jnp.int32)
+    if pairs:
+        parts["third"] = looped(
+            lambda w, u: stepper._third_derivatives(problem, w, u, count), flow.weights, flow.vectors * root
+        )
+        problems: list[Any] = []
+        with recorded_problems(problems):
+
+            @eqx.filter_jit
+            def walk(state: Any) -> Any:
+                def body(r: Any, state: Any) -> Any:
+                    ref = Reference(
+                        *(simulation.step + r, path.weights[r], path.weights[r + 1], path.weights[r + 2]),
+                        *(path.preconditioner[r], jnp.asarray(chunk.process.eigs.max_iterations)),
+                    )
+                    return chunk.process.step(problem, simulation._context, state, ref)[0]
+
+                return jax.lax.fori_loop(0, chunk.steps, body, state)
+
+            jax.block_until_ready(walk(chunk.state))
+            jax.effects_barrier()
+        stacked = [jnp.asarray(np.stack(values)) for values in zip(*problems, strict=True)]
+        # One after the other, as in a run.
+        solve = jax.jit(lambda *p: jax.lax.map(lambda one: sdcp.solve(*one).x, p))
+        parts["SDCP"] = ((lambda: [solve(*stacked) for _ in range(10)]), 10 * len(problems))
+    times = medians(parts)
+    expansions = hvps / block - 1
+    return {
+        "eigenvalues": times["once"] + expansions * (times["expanded"] - times["once"]),
+        "third derivatives": times.get("third", 0.0) * (pairs / max(round(pairs), 1)),
+        "SDCP": times.get("SDCP", 0.0),
+    }
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """All figures of one problem."""
+    import jax
+    import jax.numpy as jnp
+
+    from cflow_cli.allocation import keep_freed_memory
+    from cflow_cli.simulation import _run_discrete
+    from cflow_cli.storage import RunWriter
+
+    keep_freed_memory()
+    case = CASES[name]
+    simulation = at_edge(case, folder / f"{name}.npz")
+    written = []
+    for chunk in simulation:
+        written.append(chunk)
+        if chunk.step >= case.settle:
+            break
+    problem, dtype = simulation.problem, simulation.problem.w0.dtype
+    rows = simulation._rows
+    _, path = _run_discrete(
+        *(problem, simulation.optimizer, simulation._discrete, rows, jnp.asarray(case.chunk)),
+        *(simulation._kick_key, jnp.asarray(0, dtype)),
+    )
+    chunks = {process: Chunk(simulation, process, path, case.chunk) for process in simulation._runs}
+    records = {process: chunk.records() for process, chunk in chunks.items()}
+    lost = [process for process, found in records.items() if found is None]
+    chunks = {process: chunk for process, chunk in chunks.items() if process not in lost}
+
+    central = chunks["central"].state.flow
+    blocks = {process: chunk.process.block(chunk.state) for process, chunk in chunks.items()}
+    gradient, calls = looped(lambda w: problem.gradient(w), central.weights)
+    timed: dict[str, tuple[Callable[[], Any], float]] = {"gradient": (gradient, calls)}
+
+    def block(w: Any, v: Any) -> Any:
+        linear = problem.linearize(w)
+        return linear.gradient, linear.hvp(v)
+
+    def thirds(w: Any, v: Any) -> Any:
+        return jax.lax.map(lambda pair: problem.third(w, *pair), jnp.stack([v, v[::-1]], axis=1))
+
+    for k in sorted(set(blocks.values())):
+        v = jax.random.normal(jax.random.key(k), (k, len(central.weights)), dtype)
+        timed[f"block {k}"] = looped(block, central.weights, v)
+    third, calls = looped(thirds, central.weights, central.vectors[:2])
+    timed["third"] = (third, 2 * calls)
+    timed |= {process: (chunk, chunk.steps) for process, chunk in chunks.items()}
+    times = medians(timed)
+    g = times["gradient"]
+
+    result: dict[str, Any] = {
+        "parameters": problem.num_parameters,
+        "dtype": str(dtype),
+        "gradient_seconds": g,
+        "third": times["third"] / g,
+        "lost": lost,
+        "processes": {},
+    }
+    hvp = {k: (times[f"block {k}"] - g) / k for k in set(blocks.values())}
+    result["hvp"] = hvp[blocks["central"]] / g
+    for process in chunks:
+        found = records[process]
+        means = {key: float(np.mean(found[key])) for key in ("gradients", "hvps")}
+        means["third_derivatives"] = float(np.mean(found.get("third_derivatives", 0)))
+        evaluations = (
+            means["gradients"] * g
+            + means["hvps"] * hvp[blocks[process]]
+            + means["third_derivatives"] * times["third"]
+        )
+        result["processes"][process] = {
+            "block": blocks[process],
+            "critical": float(np.mean(found["num_critical"])),
+            "seconds": times[process],
+            **means,
+            "in_gradients": times[process] / g,
+            "beyond_derivatives": 1 - evaluations / times[process],
+            "troubled_steps": int(np.sum(found["status"] > 0)),
+        }
+    step, means = times["central"], result["processes"]["central"]
+    parts = central_parts(
+        simulation, chunks["central"], path, means["hvps"] / means["gradients"], means["third_derivatives"]
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = RunWriter(Path(scratch) / "run")
+        writer.start({}, "")
+        began = time.perf_counter()
+        # As many steps as a run takes between two flushes, or ten times those of the settling.
+        for one in written * 10:
+            writer.write(one.metrics, one.eigenvalues)
+        writer.flush()
+        storage = (time.perf_counter() - began) / (10 * simulation.step * len(simulation._runs))
+        writer.finish("done")
+    host = medians({"host": (chunks["central"].host, rows)})["host"]
+    parts |= {"host": host, "storage": storage}
+    result["central_parts"] = {part: value / step for part, value in parts.items()}
+    result["compile_seconds"] = {process: chunk.compile_seconds() for process, chunk in chunks.items()}
+    stats = jax.devices()[0].memory_stats() or {}
+    # Kilobytes on Linux, bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    result["peak_bytes"] = stats.get("peak_bytes_in_use", peak)
+    result["device"] = jax.devices()[0].device_kind
+    return result
+
+
+# --- the command line -----------------------------------------------------------------------------------
+
+
+def measure_command() -> dict[str, Any]:
+    """Seconds of the default run to its first progress and to its end, with a cold and a warm compilation cache."""
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(scratch) / "cache")}
+        for cache in ("cold", "warm"):
+            command = [sys.executable, "-m", "cflow_cli.cli", "run", f"hydra.run.dir={scratch}/{cache}"]
+            began, first = time.perf_counter(), None
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout or ():
+                    if first is None and line.startswith("step "):
+                        first = time.perf_counter() - began
+            if process.returncode:
+                raise SystemExit(f"the default run failed with status {process.returncode}")
+            out[cache] = {"first_progress": first, "seconds": time.perf_counter() - began}
+    return out
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers with three significant digits."""
+
+    def show(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return str(value)
+
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(show(v) for v in row)} |" for row in rows])
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables of a measurement."""
+    problems = {name: r for name, r in results.items() if name != COMMAND}
+    texts = [
+        table(
+            ["problem", "weights", "dtype", "gradient ms", "HVP (gradients)", "third (gradients)", "peak MB"],
+            [
+                [
+                    *(name, r["parameters"], r["dtype"], 1e3 * r["gradient_seconds"], r["hvp"], r["third"]),
+                    r["peak_bytes"] / 1e6,
+                ]
+                for name, r in problems.items()
+            ],
+        ),
+        table(
+            [
+                *("problem", "process", "critical", "block", "gradients", "HVPs", "thirds", "ms per step"),
+                *("in gradients", "beyond derivatives %", "compile s"),
+            ],
+            [
+                [
+                    *(name, process, round(p["critical"], 1), p["block"], p["gradients"], p["hvps"]),
+                    *(p["third_derivatives"], 1e3 * p["seconds"], p["in_gradients"]),
+                    *(100 * p["beyond_derivatives"], r["compile_seconds"][process]),
+                ]
+                for name, r in problems.items()
+                for process, p in r["processes"].items()
+            ],
+        ),
+    ]
+    parts = ["eigenvalues", "third derivatives", "SDCP", "host", "storage"]
+    texts.append(
+        table(
+            ["central flow, % of a step", *parts],
+            [[name, *(100 * r["central_parts"][part] for part in parts)] for name, r in problems.items()],
+        )
+    )
+    if COMMAND in results:
+        texts.append(
+            table(
+                ["`cflow run`, compilation cache", "first progress s", "whole run s"],
+                [[cache, *figures.values()] for cache, figures in results[COMMAND].items()],
+            )
+        )
+    return "\n\n".join(texts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure what is missing, then write and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = [*CASES, COMMAND]
+    parser.add_argument(
+        "--only", nargs="+", choices=every, metavar="PROBLEM", default=every, help=f"among {', '.join(every)}"
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder (outputs/bench)")
+    parser.add_argument("--again", action="store_true", help="measure problems that have been measured")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.only:
+        file = args.out / f"{name}.json"
+        if file.exists() and not args.again:
+            continue
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        if args.here or name == COMMAND:
+            result = measure_command() if name == COMMAND else measure(name, args.out)
+            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            continue
+        own = ["--here", "--again", "--only", name, "--out", str(args.out)]
+        ended = subprocess.run([sys.executable, "-m", "benchmarks.bench", *own], check=False).returncode
+        if ended:
+            return ended
+    if args.here:
+        return 0
+    files = {name: args.out / f"{name}.json" for name in every}
+    results = {
+        name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()
+    }
+    (args.out / "bench.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (args.out / "bench.md").write_text(markdown(results), encoding="utf-8")
+    print(markdown(results))
+    print(f"{args.out / 'bench.json'}: compare two with python -m benchmarks.compare", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
