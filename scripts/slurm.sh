@@ -9,6 +9,7 @@
 # Two partitions: jobs in "high" preempt those in "low", which are told by SIGUSR2, have GRACE seconds
 # (default 10), and are requeued.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [[ $# -ge 2 ]] || usage
@@ -27,7 +28,7 @@ stop() {
         [[ -f $folder/$name.pid ]] || continue
         pid=$(cat "$folder/$name.pid")
         kill "$pid" 2>/dev/null || true
-        for _ in {1..50}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+        for _ in {1..10}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
         kill -9 "$pid" 2>/dev/null || true
         rm -f "$folder/$name.pid"
     done
@@ -76,6 +77,8 @@ SelectTypeParameters=CR_Core
 # A job that can never fit is refused; otherwise it would wait for ever, and the sweep with it.
 EnforcePartLimits=ALL
 ReturnToService=2
+# The node has as many cores as it is told here, not as the machine has.
+SlurmdParameters=config_overrides
 KillWait=5
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000,batch_sched_delay=0
 PreemptType=preempt/partition_prio
