@@ -51,6 +51,8 @@ class CentralStepper(eqx.Module):
         Third derivatives evaluated together: 1, or 3 where single ones leave the device idle.
     penalty
         False leaves ½∇⟨H, Σ⟩ out of the average gradient: the ablated flow, held at the edge by its second moments.
+    damping
+        Whether a step along the critical directions is the exponential one; False only to measure what that is for.
     """
 
     optimizer: UpdateMap
@@ -60,6 +62,7 @@ class CentralStepper(eqx.Module):
     tolerance: float = eqx.field(static=True)
     pair_batch: int = eqx.field(static=True)
     penalty: bool = eqx.field(static=True, default=True)
+    damping: bool = eqx.field(static=True, default=True)
 
     def start(self, weights: Float[Array, " params"]) -> tuple[()]:
         """No memory beyond X."""
@@ -201,7 +204,7 @@ class CentralStepper(eqx.Module):
         # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
         decay = values * self.dt
-        damped = jnp.where(jnp.diag(both), -jnp.expm1(-decay) / decay - 1, 0)
+        damped = jnp.where(jnp.diag(both) & self.damping, -jnp.expm1(-decay) / decay - 1, 0)
 
         def damp(v: Float[Array, " params"]) -> Float[Array, " params"]:
             """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of it there."""
