@@ -136,9 +136,8 @@ def _row(cell: sweeps.Cell) -> Row:
     if not what and manifest:
         choices = manifest.get("choices") or {}
         words = [choices.get(group) for group in ("optimizer", "model", "data")]
-        what = " ".join(
-            [str(word) for word in words if word] + [f"lr={manifest['lr']:g}"] * ("lr" in manifest)
-        )
+        words.append(f"lr={manifest['lr']:g}" if "lr" in manifest else None)
+        what = " ".join(str(word) for word in words if word)
     note = " ".join(cell.note.split())
     return Row(
         str(cell.folder),

@@ -205,9 +205,9 @@ def cells(folder: Path) -> list[Cell]:
         launch = launches.get(job.number)
         waits = False if launch is None else _waits(launch, job.number, queued, quiet)
         status, note = _standing(manifest_of[job.number], waits, launch)
-        found.append(
-            Cell(folder / job.folder, status, note, manifest_of[job.number] or {}, job, sweep.point(job))
-        )
+        manifest = manifest_of[job.number] or {}
+        point = sweep.point(job) if job.overrides else " ".join(manifest.get("overrides") or [])
+        found.append(Cell(folder / job.folder, status, note, manifest, job, point))
     return found
 
 
@@ -337,19 +337,21 @@ def told(folder: Path, found: Sequence[Cell]) -> list[str]:
         those = [cell for cell in found if cell.status == status]
         for cell in those[:_SHOWN]:
             number = "" if cell.job is None else cell.job.number
-            lines.append(f"  {status:<11} {number:>3}  {cell.point}{': ' * bool(cell.note)}{cell.note}")
+            lines.append(f"  {status:<11} {number:>3}  " + ": ".join(filter(None, (cell.point, cell.note))))
         if len(those) > _SHOWN:
             lines.append(f"  {status:<11}      and {len(those) - _SHOWN} more: cflow list {folder}")
     if any(cell.status in UNFINISHED for cell in found):
-        lines.append(f"finish just these: {resume_command(folder)}")
+        lines.append(f"finish just these: {_resume_command(folder)}")
     if any(cell.status in ("pending", "running") for cell in found):
         cancel = [launch["cancel"] for launch in read(folder).launches if launch.get("cancel")]
         lines += [f"cancel the others: {command}" for command in cancel[-1:]]
     return lines
 
 
-def resume_command(folder: Path) -> str:
+def _resume_command(folder: Path) -> str:
     """The command that runs the unfinished cells of a sweep."""
+    if read(folder).content["jobs"] is None:
+        return shlex.join(["cflow", "resume", f"{folder}/NUMBER"])
     return shlex.join(["cflow", "resume", str(folder)])
 
 
@@ -390,7 +392,7 @@ def launch(hydra: Any, overrides: Sequence[str], config_dir: Path | None) -> int
             return resume(folder, [text for text in overrides if _LAUNCHERS.match(text)])
         raise UserError(
             f"{folder} already holds another sweep; choose another folder with hydra.sweep.dir=…, "
-            f"or go on with the sweep that is there: {resume_command(folder)}"
+            f"or go on with the sweep that is there: {_resume_command(folder)}"
         )
     if chosen:
         _made(folder, again=True)
@@ -437,7 +439,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     sweep = read(folder)
     if sweep.content["jobs"] is None:
         raise UserError(
-            f"{folder} was made by a sweeper that chooses its points as it goes on; resume its runs one by one"
+            f"{folder} was made by a sweeper that chooses its points as it goes on; its runs go on one by one: "
+            f"{_resume_command(folder)}"
         )
     for text in overrides:
         if not _LAUNCHERS.match(text):
@@ -678,7 +681,7 @@ def _concluded(folder: Path, status: int) -> int:
     unfinished = [cell for cell in found if cell.status in UNFINISHED]
     if unfinished:
         print(
-            f"error: {len(unfinished)} of {len(found)} runs did not finish; {resume_command(folder)} goes on "
+            f"error: {len(unfinished)} of {len(found)} runs did not finish; {_resume_command(folder)} goes on "
             "with them",
             file=sys.stderr,
         )

@@ -6,10 +6,13 @@ that failed, starts all local jobs at once, and says no job ids. Hydra finds thi
 """
 
 # No deferred annotations here: Hydra loads plugins without putting them among the modules, where dataclasses look.
+import contextlib
 import importlib.util
 import itertools
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -74,7 +77,8 @@ if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
                     if found is not None:
                         absences[job.job_id] = 0 if job.job_id in found else absences[job.job_id] + 1
 
-            return _collect(jobs, gone, ask, lambda: sweeps.counts(folder))
+            with _ended_like_ctrl_c():
+                return _collect(jobs, gone, ask, lambda: sweeps.counts(folder))
 
     class LocalLauncher(hydras.LocalLauncher):
         """Processes on this machine, ``array_parallelism`` at a time, each requeued when its time is up."""
@@ -149,6 +153,19 @@ if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
             if len(results) < len(jobs):
                 time.sleep(0.5)
         return [results[place] for place in range(len(jobs))]
+
+    @contextlib.contextmanager
+    def _ended_like_ctrl_c() -> Iterator[None]:
+        """Let whoever ends the waiting side hear that the jobs go on, and how to cancel them."""
+        signals = [signal.SIGTERM, signal.SIGHUP]
+        if threading.current_thread() is not threading.main_thread():
+            signals = []
+        before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _result(job: Any) -> JobReturn:
         """What a job returned; nothing where it was killed or raised, which its log has."""

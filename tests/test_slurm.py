@@ -119,8 +119,8 @@ def test_killed_and_cancelled_jobs_are_told_and_nothing_waits_for_them(cluster, 
     report = cflow("report", "here", env=cluster, cwd=tmp_path)
     assert "killed        0  seed=0" in report.stdout and "cflow resume here" in report.stdout
 
-    # Ctrl-C on the launching side leaves the others, and says how to cancel them.
-    launching.send_signal(signal.SIGINT)
+    # Ending the launching side leaves the others, and says how to cancel them (Ctrl-C is treated alike).
+    launching.send_signal(signal.SIGTERM)
     out, err = launching.communicate(timeout=PATIENCE)
     assert launching.returncode == 130 and "Traceback" not in err
     command = json.loads((sweep / "sweep.json").read_text())["launches"][0]["cancel"]

@@ -222,6 +222,20 @@ def test_a_cell_stands_as_its_run_and_the_queue_say(tmp_path, monkeypatch, capsy
     assert [line.split(",")[8] if "," in line else "" for line in captured.out.splitlines()[:1]] != []
 
 
+def test_a_sweeper_that_chooses_as_it_goes_has_the_cells_that_were_begun(tmp_path, capsys):
+    # Optuna's and others: which runs there will be is not known beforehand.
+    ended = {"status": "failed", "reason": "disk full", "overrides": ["lr=0.123"], "finished": moment(5)}
+    folder = a_sweep(tmp_path / "sweep", [{"status": "done"}, ended], ended=moment(1))
+    content = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(content | {"axes": {}, "jobs": None}))
+    assert [(cell.status, cell.point) for cell in sweeps.cells(folder)] == [
+        ("done", ""),
+        ("failed", "lr=0.123"),
+    ]
+    assert main(["resume", str(folder)]) == 2
+    assert f"cflow resume {folder}/NUMBER" in capsys.readouterr().err
+
+
 def test_without_a_queue_a_launcher_is_asked_for_what_has_not_begun(tmp_path, monkeypatch):
     def standing(name, manifests, **launched):
         return [cell.status for cell in sweeps.cells(a_sweep(tmp_path / name, manifests, **launched))]
@@ -262,9 +276,12 @@ def test_the_queue_is_asked_once_and_understood(monkeypatch):
 def test_the_list(tmp_path, monkeypatch, capsys):
     here = running(socket.gethostname(), 10, pid=os.getpid(), choices={"optimizer": "gd"}, lr=0.1)
     a_sweep(tmp_path / "sweep", [None], launcher="joblib", ended=moment(1))
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "manifest.json").write_text(json.dumps(here))
-    first, second = listing.find([tmp_path])
+    failed = {"status": "failed", "reason": "no data", "choices": {"optimizer": "adam"}}
+    for name, content in (("alone", here), ("failed", failed)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(content))
+    first, third, second = listing.find([tmp_path])
+    assert (third.status, third.what, third.note, third.left_seconds) == ("failed", "adam", "no data", None)
     assert (first.status, first.what, second.status, second.what) == (
         "running",
         "gd lr=0.1",
