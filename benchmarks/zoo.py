@@ -4,9 +4,10 @@ Sizes are mini: the paper's shapes, small enough for two CPU cores. A model's fi
 one that is done is not measured again without ``--again``, and the table shows what is there.
 
 Costs are processor time per call inside a compiled loop, as a run spends it. HVP: Hessian-vector products along a block
-of four directions, with the linearisation they share, per direction. Third: derivatives of uᵀHv along four pairs, per
-pair. Each is measured the way that a run takes on a CPU, one direction after the other, and vmapped over all four, as
-on an accelerator.
+of four directions, with the linearisation they share, per direction. Third: ∇(qᵀHq) along four directions q, per
+direction; the central flow takes one for each pair u, v of critical directions, along u + v where they differ. Each is
+measured the way that a run takes on a CPU, one direction after the other, and vmapped over all four, as on an
+accelerator.
 
 The run is gradient descent on the mean squared error with its stable and central flow, through the edge of stability.
 Distance ratio is the mean distance of the central flow from gradient descent in the last 50 steps as a part of the
@@ -118,18 +119,15 @@ def costs(problem: Problem, budget: float) -> dict[str, float]:
         _, linear = jax.linearize(problem.gradient, w)
         return jax.vmap(linear)(directions)
 
-    def third(w: jax.Array, pair: jax.Array) -> jax.Array:
-        return problem.third(w, pair[0], pair[1])
-
-    def pairs(directions: jax.Array) -> jax.Array:
-        return jnp.stack([directions, directions[::-1]], axis=1)
+    def third(w: jax.Array, q: jax.Array) -> jax.Array:
+        return problem.third(w, q, q)
 
     gradient = cost(lambda w, _: problem.gradient(w), w, directions, budget)
     found = {
         "hvp": cost(lambda w, d: problem.linearize(w).hvp(d), w, directions, budget),
         "hvp_vmapped": cost(hvps_together, w, directions, budget),
-        "third": cost(lambda w, d: jax.lax.map(lambda p: third(w, p), pairs(d)), w, directions, budget),
-        "third_vmapped": cost(lambda w, d: jax.vmap(lambda p: third(w, p))(pairs(d)), w, directions, budget),
+        "third": cost(lambda w, d: jax.lax.map(lambda q: third(w, q), d), w, directions, budget),
+        "third_vmapped": cost(lambda w, d: jax.vmap(lambda q: third(w, q))(d), w, directions, budget),
     }
     return {"gradient": gradient} | {name: t / DIRECTIONS / gradient for name, t in found.items()}
 

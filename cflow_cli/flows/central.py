@@ -160,23 +160,34 @@ class CentralStepper(eqx.Module):
     ) -> Float[Array, "pairs params"]:
         """N_ij = ∇_w(u_iᵀ H u_j) of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
 
-        A loop of as many passes as there are pairs, so that one compiled program serves any number of them.
+        Derivatives along one direction twice, M(q) = ∇_w(qᵀHq), are up to a third cheaper than along two, so
+        2N_ij = M(u_i + u_j) − M(u_i) − M(u_j). A loop of as many passes as there are pairs, so that one compiled
+        program serves any number of them.
         """
         i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(u.shape[0]))
         buffer = jnp.zeros((i.shape[0], w.shape[0]), w.dtype)
 
-        def fill(at: Array, buffer: Array, size: int) -> Array:
-            rows = jax.vmap(lambda a, b: problem.third(w, u[a], u[b]))(
-                jax.lax.dynamic_slice(i, (at,), (size,)), jax.lax.dynamic_slice(j, (at,), (size,))
-            )
-            return jax.lax.dynamic_update_slice(buffer, rows, (at, jnp.zeros_like(at)))
+        def along(p: Array) -> Array:
+            q = u[i[p]] + jnp.where(i[p] == j[p], 0, u[j[p]])
+            return problem.third(w, q, q)
+
+        def fill(p: Array, buffer: Array, size: int) -> Array:
+            rows = along(p)[None] if size == 1 else jax.vmap(along)(p + jnp.arange(size))
+            return jax.lax.dynamic_update_slice(buffer, rows, (p, jnp.zeros_like(p)))
+
+        def mix(p: Array, buffer: Array) -> Array:
+            alone = buffer[i[p] * (i[p] + 3) // 2] + buffer[j[p] * (j[p] + 3) // 2]
+            row = jnp.where(i[p] == j[p], buffer[p], (buffer[p] - alone) / 2)
+            return jax.lax.dynamic_update_slice(buffer, row[None], (p, jnp.zeros_like(p)))
 
         count = count.astype(jnp.int32)
-        if self.pair_batch == 1 or u.shape[0] < 2:
-            return jax.lax.fori_loop(0, count, lambda p, b: fill(p, b, 1), buffer)
-        # k(k+1)/2 is a multiple of three or one more.
-        buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
-        return jax.lax.fori_loop(count - count % 3, count, lambda p, b: fill(p, b, 1), buffer)
+        first = jnp.zeros_like(count)
+        if self.pair_batch > 1 and u.shape[0] > 1:
+            # k(k+1)/2 is a multiple of three or one more.
+            buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
+            first = count - count % 3
+        buffer = jax.lax.fori_loop(first, count, lambda p, b: fill(p, b, 1), buffer)
+        return jax.lax.fori_loop(0, count, mix, buffer)
 
     def _solve(
         self,
