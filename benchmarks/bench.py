@@ -308,11 +308,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from cflow_cli.allocation import keep_freed_memory
     from cflow_cli.simulation import _run_discrete
     from cflow_cli.storage import RunWriter
 
-    keep_freed_memory()
     case = CASES[name]
     simulation = at_edge(case, folder / f"{name}.npz")
     written = []
