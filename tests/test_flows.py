@@ -187,3 +187,17 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     slope = jax.grad(lambda w: problem.hvp(w, u) @ u)(w)
     expected = 2 * float(-jax.grad(network)(w) @ slope) / float(slope @ slope)
     np.testing.assert_allclose(0.3 * trace[-1], expected, rtol=0.02)
+
+
+def test_effective_sharpness_is_that_of_the_rate_to_come():
+    """On a quadratic S_eff is 3·lr(t) exactly for gradient descent, half of it over 1 + β for momentum β."""
+    from cflow_cli import Problem, simulate
+
+    scales = jnp.array([3.0, 1.0, 0.5])
+    problem = Problem.from_function(lambda w: 0.5 * jnp.sum(scales * w**2), jnp.ones(3))
+    rate = optax.linear_schedule(0.01, 0.11, 10)
+    wanted = 3 * np.array([float(rate(t)) for t in range(6)])
+    for momentum, processes in ((None, ("discrete", "central", "rod", "edge")), (0.9, ("central",))):
+        result = simulate(problem, optax.sgd(rate, momentum), processes=processes, steps=6)
+        for _, rows in result.metrics.groupby("process"):
+            np.testing.assert_allclose(rows["effective_sharpness"], wanted / (1 + (momentum or 0)), rtol=1e-6)

@@ -32,6 +32,8 @@ from .stable import mean_gradient, num_stages
 # unit of time takes away this part of the excess over 2, or this much where that is more.
 _DESCENT_RATE = 0.2
 _LEAST_DESCENT = 0.1
+# A learning rate that grows by this factor in one step jumps.
+_JUMP = 1.1
 # Numbers of critical directions that the algebra of a step is compiled for, besides that of the whole block.
 _ROOMS = (3, 8)
 
@@ -74,7 +76,7 @@ class CentralStepper(eqx.Module):
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
         w, block = state.weights, state.vectors.shape[0]
         linear = problem.linearize(w)
-        d, response = self.optimizer.linear_response(state.optimizer)
+        d, response = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
         root = jnp.sqrt(d)
         pairs = track(
             lambda rows: root * linear.hvp(root * rows),
@@ -235,8 +237,14 @@ class CentralStepper(eqx.Module):
         def end(g: Array, variance: Array) -> tuple[Array, Array]:
             """D'⁻¹ and Δw/dt at the end of the step."""
             after, delta = step(g, variance)
+            after = self.optimizer.upcoming(after, before, ahead)
             return 1 / self.optimizer.linear_response(after)[0], delta
 
+        # The end of the step is where the next one starts, at its learning rate. Not at a jump upwards: from there
+        # the flow comes down, as from any start above the edge.
+        later, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before, 1))
+        now, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before))
+        ahead = jnp.where(jnp.max(later / now) < _JUMP, 1, 0) if any(self.optimizer.scheduled) else 0
         (stiffness, delta), derivative = jax.linearize(end, *forces(guess))
         descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
         slack = jnp.maximum(2 - values, -descent)

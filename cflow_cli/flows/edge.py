@@ -68,7 +68,7 @@ class EdgeStepper(eqx.Module):
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
         w = state.weights
         linear = problem.linearize(w)
-        d, _ = self.optimizer.linear_response(state.optimizer)
+        d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
         root = jnp.sqrt(d)
         pairs = track(
             lambda rows: root * linear.hvp(root * rows),

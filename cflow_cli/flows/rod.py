@@ -69,7 +69,7 @@ class RodStepper(eqx.Module):
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
         w, rod = state.weights, state.memory
         linear = problem.linearize(w)
-        d, _ = self.optimizer.linear_response(state.optimizer)
+        d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
         root = jnp.sqrt(d)
         pairs = track(
             lambda rows: root * linear.hvp(root * rows),

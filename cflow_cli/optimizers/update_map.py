@@ -55,6 +55,8 @@ class UpdateMap(eqx.Module):
     stiffens
         Whether an oscillation can only shorten the step (D falls or stays), so that one variance of the oscillation
         holds S_eff at 2; not so for Yogi, whose second moment shrinks under small gradients.
+    scheduled
+        For each leaf of the state, whether it counts the steps of a learning-rate schedule.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -64,6 +66,7 @@ class UpdateMap(eqx.Module):
     uniform: bool = eqx.field(static=True)
     refusal: str | None = eqx.field(static=True)
     stiffens: bool = eqx.field(static=True, default=True)
+    scheduled: tuple[bool, ...] = eqx.field(static=True, default=())
 
     @classmethod
     def of(cls, transformation: optax.GradientTransformation, w: Vector) -> UpdateMap:
@@ -115,6 +118,22 @@ class UpdateMap(eqx.Module):
             else:
                 before.append(x)
         return jax.tree.unflatten(jax.tree.structure(state), before)
+
+    def upcoming(self, state: State, counters: State, ahead: int | Array = 0) -> State:
+        """``state`` as :meth:`linear_response` sees the step that starts at ``counters``, or ``ahead`` steps later.
+
+        That looks at the step which led to a state; the learning rate is already that of the step to come, while
+        second moments and their bias correction belong together and stay.
+        """
+        if not any(self.scheduled):
+            return state
+        leaves = [
+            c + 1 + jnp.asarray(ahead, c.dtype) if scheduled else x
+            for x, c, scheduled in zip(
+                jax.tree.leaves(state), jax.tree.leaves(counters), self.scheduled, strict=True
+            )
+        ]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def linear_response(self, state: State) -> tuple[Vector, list[Vector]]:
         """Effective inverse preconditioner D and the response R of each odd state leaf.
@@ -294,7 +313,8 @@ def _classify(
     if refusal is None:
         refusal = _shape_dependence(transformation, dtype)
 
-    built = cls(transformation, size, dtype, tuple(parity), False, refusal)
+    scheduled = _scheduled(transformation.init(w))
+    built = cls(transformation, size, dtype, tuple(parity), False, refusal, scheduled=scheduled)
     if refusal is not None:
         return built
     d, _ = jax.jit(lambda leaves: built.linear_response(_state_like(transformation, w, leaves)))(plus[0])
@@ -303,7 +323,17 @@ def _classify(
     per_weight = any(p == EVEN and a.shape == (size,) for a, p in zip(plus[0], parity, strict=True))
     uniform = not per_weight and refusal is None and bool(jnp.all(d == d[0]))
     stiffens = refusal is not None or EVEN not in parity or _stiffens(built)
-    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens)
+    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens, scheduled)
+
+
+def _scheduled(state: State) -> tuple[bool, ...]:
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def mark(node: Any) -> Any:
+        return jax.tree.map(lambda _: is_schedule(node), node)
+
+    return tuple(jax.tree.leaves(jax.tree.map(mark, state, is_leaf=is_schedule)))
 
 
 def _stiffens(update: UpdateMap) -> bool:
