@@ -190,9 +190,7 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
 
 
 def test_effective_sharpness_is_that_of_the_rate_to_come():
-    """On a quadratic S_eff is 3·lr(t) exactly for gradient descent, half of it over 1 + β for momentum β."""
-    from cflow_cli import Problem, simulate
-
+    """On a quadratic S_eff is 3·lr(t) for gradient descent, and 3·lr(t)/(1 + β) with momentum."""
     scales = jnp.array([3.0, 1.0, 0.5])
     problem = Problem.from_function(lambda w: 0.5 * jnp.sum(scales * w**2), jnp.ones(3))
     rate = optax.linear_schedule(0.01, 0.11, 10)
