@@ -628,7 +628,8 @@ def check(cfg: DictConfig) -> Checked:
         for key in sorted(known - {str(key) for key in cfg}):
             raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
         settings = Settings.of(cfg)
-        for group in ("optimizer", "schedule"):
+        # The schedule first: the optimizer holds it, and a mistake should be named where it was made.
+        for group in ("schedule", "optimizer"):
             _check_numbers(cfg[group], group)
         processes = tuple(_options(node, f"processes.{name}") for name, node in cfg.processes.items())
         return Checked(settings, processes, _options(cfg.eigs, "eigs"))
@@ -651,6 +652,8 @@ def _check_numbers(node: Any, where: str) -> None:
     for key, value in node.items():
         name = str(key)
         full = f"{where}.{name}"
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _check_numbers(value, full)  # an optimizer within an optimizer
         if name.startswith("_") or name.endswith("dtype") or isinstance(value, DictConfig | ListConfig):
             continue
         if isinstance(value, str):
