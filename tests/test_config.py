@@ -119,7 +119,10 @@ def test_a_schedule_reaches_the_optimizer():
         ("b2=0.9 optimizer=adam", "did you mean optimizer.b2?"),
         ("optimizer=adam optimizer.b2=1", "optimizer.b2 must be at least 0 and below 1"),
         ("optimizer=adam optimizer.eps=-1", "not be negative"),
-        ("optimizer=decayed optimizer.optimizer.decay=1", "optimizer.optimizer.decay must be at least 0 and below 1"),
+        (
+            "optimizer=decayed optimizer.optimizer.decay=1",
+            "optimizer.optimizer.decay must be at least 0 and below 1",
+        ),
         ("optimizer=adam optimizer.b2=high", "optimizer.b2 must be a number, got 'high'"),
         ("stesp=3", "did you mean steps?"),
         ("+stesp=3", "unknown key 'stesp'"),
