@@ -40,7 +40,7 @@ compdef _cflow cflow
 
 _FISH = r"""# cflow completion for fish; put into ~/.config/fish/config.fish:  cflow completion fish | source
 complete -c cflow -f -a '(cflow completion query (commandline -cp | string collect))'
-complete -c cflow -n '__fish_seen_subcommand_from report' -F
+complete -c cflow -n '__fish_seen_subcommand_from list report resume plot compare' -F
 """
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
