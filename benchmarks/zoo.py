@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,7 +85,7 @@ CASES = {
     ),
     "transformer": Case("strings", 50, 0.1, 200, {"width": 16, "depth": 2, "heads": 2}),
     "lstm": Case("strings", 50, 0.5, 250),
-    "mamba": Case("strings", 50, 0.12, 200, {"width": 16, "states": 8}),
+    "mamba": Case("strings", 50, 0.105, 250, {"width": 16, "states": 8}),
 }
 
 
@@ -173,6 +174,26 @@ def measure(name: str, data: Dataset, path: Path, budget: float) -> None:
             path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
+def memory(root: str | None) -> str:
+    """What the paper's CNN needs beside weights and data, for different numbers of images: a Markdown table."""
+    lines = ["| images | at once | data.microbatch=100 |", "| ---: | ---: | ---: |"]
+    for n in (200, 1000):
+        row = []
+        for microbatch in (None, 100):
+            data = cifar10(n=n, classes=4, root=root, microbatch=microbatch)
+            model = instantiate(OmegaConf.load(CONF / "cnn.yaml"), data=data, key=jax.random.key(0))
+            problem = Problem.from_model(model, data, mse())
+
+            def derivatives(p: Problem, w: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+                return p.linearize(w).hvp(rows), p.third(w, rows[0], rows[0])
+
+            rows = jnp.zeros((DIRECTIONS, problem.num_parameters))
+            compiled = eqx.filter_jit(derivatives).lower(problem, problem.w0, rows).compile()
+            row.append(compiled.compiled.memory_analysis().temp_size_in_bytes)
+        lines.append(f"| {n} | " + " | ".join(f"{size / 1e6:.0f} MB" for size in row) + " |")
+    return "\n".join(lines)
+
+
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -206,9 +227,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="MODEL", help=f"of {', '.join(CASES)}")
     parser.add_argument("--out", type=Path, default=Path("outputs/zoo"), help="figures (outputs/zoo)")
+    parser.add_argument(
+        "--memory", action="store_true", help="only the memory that derivatives need, by slices"
+    )
     parser.add_argument("--again", action="store_true", help="measure also what is done")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds per timing (1)")
     args = parser.parse_args(argv)
+    if args.memory:
+        print(memory(args.data))
+        return 0
     makers: dict[str, Callable[[int], Dataset]] = {
         "images": lambda n: cifar10(n=n, classes=4, pool=4, root=args.data),
         "strings": lambda n: sorting(n=n),

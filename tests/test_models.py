@@ -18,10 +18,14 @@ from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
 from omegaconf import ListConfig, OmegaConf
 
+from cflow_cli import config as configs
 from cflow_cli.cli import main
-from cflow_cli.config import compose
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
+from cflow_cli.datasets.copying import copying
+from cflow_cli.datasets.digits import digits
+from cflow_cli.datasets.gaussian import gaussian
+from cflow_cli.datasets.planar import circles, moons
 from cflow_cli.datasets.sorting import sorting
 from cflow_cli.errors import UserError
 from cflow_cli.losses import cross_entropy, mse
@@ -312,7 +316,7 @@ def test_a_flow_on_a_model_that_is_not_smooth_warns_once(
     small = ["data.n=10", "data.n_test=null", "steps=1", "device=cpu"]
     small += [] if "model=cnn" in overrides else ["model.widths=[2]"]
     with caplog.at_level("INFO", "cflow_cli"):
-        run(compose([*small, *overrides]), tmp_path / "run")
+        run(configs.compose([*small, *overrides]), tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["warning"]
     assert (recorded is None) == (phrase is None)
     for text in (capsys.readouterr().out, caplog.text):
@@ -390,6 +394,33 @@ def test_the_page_lists_every_choice_with_its_keys_and_defaults(path):
             assert f"`{key}` {shown.removesuffix('.0')}" in row
 
 
+KINDS = {
+    "images": [digits(n=20), digits(n=4, classes="binary")],
+    "vectors": [moons(n=4), circles(n=4), gaussian(n=4), chebyshev(n=4)],
+    "tokens": [sorting(n=2), copying(n=2)],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_table_of_what_goes_together_is_true(name):
+    """Every model with every data set, by shapes alone."""
+    table = PAGE.split("## What goes together")[1]
+    (row,) = re.findall(rf"^\| .*`{name}`.* \|$", table, re.MULTILINE)
+    answers = [cell.strip() for cell in row.split("|")[2:5]]
+    cfg = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), TINY[name])
+    for (kind, examples), answer in zip(KINDS.items(), answers, strict=True):
+        for data in examples:
+            try:
+                model = eqx.filter_eval_shape(
+                    lambda key, data=data: configs.build(cfg, "model", data=data, key=key), jax.random.key(0)
+                )
+                check_pair(model, data, mse())
+            except UserError:
+                assert answer == "no", (kind, data.name)
+            else:
+                assert answer == "yes", (kind, data.name)
+
+
 def test_a_model_and_a_data_set_of_ones_own_as_the_page_says(tmp_path):
     for name, text in re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -411,3 +442,33 @@ def test_a_model_and_a_data_set_of_ones_own_as_the_page_says(tmp_path):
     assert "relative error" in done.stdout
     (manifest,) = tmp_path.glob("outputs/*/*/manifest.json")
     assert json.loads(manifest.read_text())["choices"]["model"] == "gated"
+
+
+@pytest.mark.slow
+def test_the_zoo_takes_a_model_through_the_edge_and_goes_on_where_it_stopped(tmp_path):
+    """The smallest of its models; the others differ by minutes, not by code."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.zoo",
+        "--only",
+        "fc",
+        "--budget",
+        "0.1",
+        "--out",
+        str(tmp_path),
+    ]
+    path, figures = tmp_path / "fc.json", []
+    for _ in range(2):
+        done = subprocess.run(
+            command,
+            cwd=CONF.parents[1],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and "| fc | 593 |" in done.stdout, done.stderr + done.stdout
+        figures.append(path.read_bytes())
+    assert figures[0] == figures[1]  # measured once
+    found = json.loads(figures[0])["run"]
+    assert 50 < found["edge"] < 250 and found["critical"] >= 1 and found["distance_ratio"] < 0.5
