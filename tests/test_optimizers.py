@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cflow_cli.optimizers import UpdateMap, scalar_rmsprop
+from cflow_cli.optimizers.listing import threshold
 
 N = 5
 BETAS = (0.0, 0.5, 0.9, 0.95)
@@ -42,6 +43,25 @@ def test_thresholds_agree_with_the_closed_forms(name):
         state = after(update, jnp.ones((20_000, N)))
         d, _ = jax.jit(update.linear_response)(state)
         np.testing.assert_allclose(2 / d, threshold(b), rtol=1e-10)
+
+
+def test_thresholds_where_a_constant_gradient_does_not_settle():
+    """AdaBelief's ν would vanish under it, and AdaGrad's sum of squares grow for ever."""
+    for b in BETAS:
+        update = UpdateMap.of(optax.adabelief(1.0, b1=b, eps=0.0, eps_root=0.0), jnp.zeros(N))
+        np.testing.assert_allclose(threshold(update), 2 * (1 + b) / (1 - b), rtol=1e-10)
+    update = UpdateMap.of(optax.adagrad(1.0, eps=0.0), jnp.zeros(N))
+    np.testing.assert_allclose(threshold(update), 2, rtol=1e-10)
+
+
+def test_adagrad_sums_the_mean_square_of_an_oscillating_gradient():
+    update = UpdateMap.of(optax.adagrad(0.1, initial_accumulator_value=0.0), jnp.zeros(N))
+    mean, amplitude = jnp.linspace(0.05, 0.2, N), jnp.linspace(0.5, 1.5, N)
+    signs = jnp.where(jnp.arange(1000) % 2 == 0, 1.0, -1.0)
+    state = after(update, mean + signs[:, None] * amplitude)
+    _, response = update.linear_response(state)
+    new, _ = update.averaged(state, mean, amplitude**2, jnp.zeros(N), response)
+    np.testing.assert_allclose(jax.tree.leaves(new)[0], 1001 * (mean**2 + amplitude**2), rtol=1e-10)
 
 
 def test_preconditioners_agree_with_the_closed_forms():
@@ -84,8 +104,10 @@ def test_preconditioners_agree_with_the_closed_forms():
         (optax.rmsprop(0.1, decay=0.999, eps=1e-8, eps_in_sqrt=False), 2e-3),
         (optax.adam(0.1, b1=0.9, b2=0.999), 2e-3),
         (optax.adabelief(0.1, b1=0.9, b2=0.999), 2e-3),
+        (optax.nadam(0.1, b1=0.9, b2=0.999), 2e-3),
+        (optax.amsgrad(0.1, b1=0.9, b2=0.999), 2e-3),
     ],
-    ids=["momentum", "nesterov", "rmsprop", "adam", "adabelief"],
+    ids=["momentum", "nesterov", "rmsprop", "adam", "adabelief", "nadam", "amsgrad"],
 )
 def test_response_and_averages_agree_with_brute_force(transformation, mean_tolerance):
     """Drive the real optimizer with ḡ + (−1)ᵗ g̃ and compare means and amplitudes of update and state."""
