@@ -21,6 +21,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int
 
 from . import options
+from .curvature import random_rows
 from .errors import UserError
 from .optimizers.update_map import UpdateMap
 from .options import Discrete, EigsOptions
@@ -314,7 +315,7 @@ class Simulation:
             coordinates=_coordinates(coordinates, np.asarray(gradient), seed),
             eval_every=jnp.asarray(eval_every, jnp.int32),
             last_step=jnp.asarray(steps - 1, jnp.int32),
-            key=probe_key,
+            probe=random_rows(probe_key, 1, problem.num_parameters, problem.w0.dtype)[0],
         )
         self._discrete = DiscreteState(
             problem.w0 if start is None else jnp.asarray(start.before, problem.w0.dtype),

@@ -245,7 +245,19 @@ class CentralStepper(eqx.Module):
         later, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before, 1))
         now, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before))
         ahead = jnp.where(jnp.max(later / now) < _JUMP, 1, 0) if any(self.optimizer.scheduled) else 0
-        (stiffness, delta), derivative = jax.linearize(end, *forces(guess))
+        (stiffness, delta), along = jax.linearize(end, *forces(guess))
+        leaves = [x for x in jax.tree.leaves(before) if jnp.issubdtype(x.dtype, jnp.floating)]
+        separate = all(x.shape == w.shape for x in leaves)
+        one, zero = jnp.ones_like(w), jnp.zeros_like(w)
+        by_gradient, by_variance = (along(one, zero), along(zero, one)) if separate else ((), ())
+
+        def derivative(dg: Array, dv: Array) -> tuple[Array, Array]:
+            """Of ``end``. Where no weight's state depends on another's, the sums of its rows are all of it."""
+            if not separate:
+                return along(dg, dv)
+            d_stiffness, d_delta = (a * dg + b * dv for a, b in zip(by_gradient, by_variance, strict=True))
+            return d_stiffness, d_delta
+
         descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
         slack = jnp.maximum(2 - values, -descent)
         stiffening = combine(u * (stiffness - 1 / d), u.T)
