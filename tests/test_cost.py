@@ -1,0 +1,75 @@
+"""What a step costs, in derivative evaluations: counted, not timed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cflow_cli import Problem, simulate
+from cflow_cli.curvature import random_rows
+from cflow_cli.flows import central
+from cflow_cli.flows.base import FlowState
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.options import Central, EigsOptions
+
+BLOCK = 6
+
+
+def network(w):
+    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.standard_normal((12, 4))), jnp.asarray(rng.standard_normal((12, 2)))
+    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
+    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
+    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem.from_function(network, jnp.asarray(0.5 * np.random.default_rng(3).standard_normal(86)))
+
+
+def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair(problem):
+    result = simulate(
+        problem,
+        optax.sgd(0.6),
+        processes=["midpoint", "central"],
+        steps=100,
+        eigs=EigsOptions(initial=BLOCK, max_tracked=BLOCK),
+        kick=1e-3,
+    )
+    metrics = result.metrics[result.metrics.step > 10]
+    flow = metrics[metrics.process == "central"]
+    k = flow.num_critical
+    assert k.max() >= 2
+    assert (flow.third_derivatives == k * (k + 1) // 2).all()
+    assert (flow.gradients == 1).all()
+    for _, rows in metrics.groupby("process"):
+        assert rows.hvps.mean() <= 2 * BLOCK
+
+
+def _taken(stepper, problem, state):
+    new, found = stepper(problem, state, state.optimizer, jnp.asarray(300))
+    return new, found.third_derivatives
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(0.6), optax.rmsprop(0.6, decay=0.95, initial_scale=1.0, eps_in_sqrt=False)],
+    ids=["gd", "rmsprop"],
+)
+def test_the_size_of_the_algebra_does_not_matter(problem, optimizer, monkeypatch):
+    """It is compiled for a few numbers of directions; the whole block gives the same step."""
+    update = UpdateMap.of(optimizer, problem.w0)
+    rows = random_rows(jax.random.PRNGKey(0), BLOCK, 86, problem.w0.dtype)
+    state = FlowState(problem.w0, update.init(problem.w0), rows, jnp.zeros((BLOCK, BLOCK)), jnp.asarray(True))
+    steps = []
+    for rooms in ((3,), ()):
+        monkeypatch.setattr(central, "_ROOMS", rooms)
+        stepper = Central().stepper(update, EigsOptions(tolerance=1e-6))
+        new, pairs = jax.jit(lambda s, stepper=stepper: _taken(stepper, problem, s))(state)
+        assert 1 < pairs <= 6
+        steps.append(new)
+    np.testing.assert_allclose(steps[0].weights, steps[1].weights, rtol=1e-6)
+    np.testing.assert_allclose(steps[0].x, steps[1].x, atol=1e-6 * np.abs(steps[1].x).max())
