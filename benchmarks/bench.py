@@ -421,7 +421,8 @@ def measure_command() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(scratch) / "cache")}
         for cache in ("cold", "warm"):
-            command = [sys.executable, "-m", "cflow_cli.cli", "run", f"hydra.run.dir={scratch}/{cache}"]
+            start = "import sys; from cflow_cli.cli import main; sys.exit(main())"
+            command = [sys.executable, "-c", start, "run", f"hydra.run.dir={scratch}/{cache}"]
             began, first = time.perf_counter(), None
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
                 for line in process.stdout or ():
