@@ -169,10 +169,11 @@ def _variance_correlation(eigenvalues: pd.DataFrame, flow: str, steps: pd.Index)
     return predicted.corr(measured) if len(predicted) > 1 else np.nan
 
 
-def run(optimizer: str, where: str, seed: int, root: str | None) -> dict[str, Any]:
-    """One run as a dictionary that JSON can hold."""
+def run(optimizer: str, where: str, seed: int, root: str | None, rate: float | None = None) -> dict[str, Any]:
+    """One run, at another learning rate if one is given, as a dictionary that JSON can hold."""
     case, began = CASES[optimizer], time.perf_counter()
     lr, steps = getattr(case, where)
+    lr = lr if rate is None else rate
     result = simulate(
         problem(where, seed, root),
         case.build(lr),
@@ -231,13 +232,14 @@ def table(runs: list[dict[str, Any]]) -> str:
         ]
         lines.append("|---" * (len(COLUMNS) + 4) + "|")
         for name, case in CASES.items():
-            mine = [r for r in runs if r["problem"] == where and r["optimizer"] == name]
-            for flow in FLOWS if mine else ():
+            every = [r for r in runs if r["problem"] == where and r["optimizer"] == name]
+            for flow, lr in ((f, lr) for lr in sorted({r["lr"] for r in every}) for f in FLOWS):
+                mine = [r for r in every if r["lr"] == lr]
                 row = pd.DataFrame([r["flows"][flow] for r in mine]).astype(float).median()
                 cells = [
                     form.format(row[c]) if np.isfinite(row[c]) else "–" for c, (_, form) in COLUMNS.items()
                 ]
-                head = f"{name} | {mine[0]['lr']:g}" if flow == FLOWS[0] else " | "
+                head = f"{name} | {lr:g}" if flow == FLOWS[0] else " | "
                 lines.append(f"| {head} | {flow} | {' | '.join(cells)} | {_verdict(row, flow, case)} |")
         lines.append("")
     return "\n".join(lines)
@@ -256,6 +258,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--problem", choices=("digits", "cifar10"), help="this problem")
     parser.add_argument("--seed", type=int, help=f"this seed (0 to {SEEDS - 1})")
     parser.add_argument(
+        "--lr", type=float, help="another learning rate, for the optimizers and problem named"
+    )
+    parser.add_argument(
         "--table", action="store_true", help="make no runs, print the table of those that are there"
     )
     args = parser.parse_args(argv)
@@ -264,11 +269,12 @@ def main(argv: list[str] | None = None) -> int:
     for where in () if args.table else [args.problem] if args.problem else ["digits", "cifar10"]:
         for seed in range(SEEDS) if args.seed is None else [args.seed]:
             for name in args.only or CASES:
-                path = args.out / f"{where}_{name}_{seed}.json"
+                ending = "" if args.lr is None else f"_lr{args.lr:g}"
+                path = args.out / f"{where}_{name}_{seed}{ending}.json"
                 if path.exists() or getattr(CASES[name], where) is None:
                     continue
                 try:
-                    found = run(name, where, seed, args.data)
+                    found = run(name, where, seed, args.data, args.lr)
                 except UserError as error:
                     print(f"error: {error}", file=sys.stderr)
                     return 2
