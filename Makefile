@@ -36,7 +36,7 @@ accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFA
 bench: $(VENV)/.dev  ## what a step of each process costs; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.bench
 
-zoo: $(VENV)/.dev  ## cost of the derivatives of every model
+zoo: $(VENV)/.dev  ## cost of every model's derivatives, and its run through the edge; needs CIFAR-10
 	$(BIN)/python -m benchmarks.zoo
 
 chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
