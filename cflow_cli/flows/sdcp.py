@@ -43,6 +43,17 @@ class Sdcp(NamedTuple):
     converged: Bool[Array, ""]
 
 
+class Point(NamedTuple):
+    """A point Z of the iteration: its error and the norm of that, its spectrum, and X = Π(Z), packed."""
+
+    z: Packed
+    error: Packed
+    norm: Float[Array, ""]
+    values: Float[Array, " k"]
+    basis: Sym
+    packed: Packed
+
+
 def pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (i, j), i ≤ j, of the upper triangle column by column, so that smaller k come first."""
     j, i = np.tril_indices(k)
@@ -131,28 +142,25 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
     target = pack(a_hat / size)
     tol = tolerance(dtype)
 
-    def error(z: Packed) -> tuple[Packed, tuple[Float[Array, " k"], Sym, Packed]]:
+    def error(z: Packed) -> Point:
         x, values, basis = _project(unpack(z, k))
         p = pack(x)
-        return p - z - target - b @ p, (values, basis, p)
+        e = p - z - target - b @ p
+        return Point(z, e, jnp.max(jnp.abs(e)), values, basis, p)
 
-    def newton(start: Packed) -> tuple[Packed, Array]:
-        def body(carry: tuple[Packed, Array, Array]) -> tuple[Packed, Array, Array]:
-            z, _, n = carry
-            e, (values, basis, _) = error(z)
-            slope = _projection_derivative(values, basis)
-            dz = -jnp.linalg.solve(slope - jnp.eye(len(z), dtype=dtype) - b @ slope, e)
-            trial = z + jnp.asarray([1.0, 0.5, 0.25, 0.1, 0.02], dtype)[:, None] * dz
-            norms = jax.vmap(lambda z: jnp.max(jnp.abs(error(z)[0])))(trial)
-            best = jnp.argmin(jnp.where(jnp.isfinite(norms), norms, jnp.inf))
-            return trial[best], norms[best], n + 1
+    def newton(start: Point) -> Point:
+        def body(carry: tuple[Point, Array]) -> tuple[Point, Array]:
+            at, n = carry
+            slope = _projection_derivative(at.values, at.basis)
+            dz = -jnp.linalg.solve(slope - jnp.eye(len(at.z), dtype=dtype) - b @ slope, at.error)
+            trial = jax.vmap(error)(at.z + jnp.asarray([1.0, 0.5, 0.25, 0.1, 0.02], dtype)[:, None] * dz)
+            best = jnp.argmin(jnp.where(jnp.isfinite(trial.norm), trial.norm, jnp.inf))
+            return jax.tree.map(lambda a: a[best], trial), n + 1
 
-        def go_on(carry: tuple[Packed, Array, Array]) -> Array:
-            return ~(carry[1] <= tol / 10) & (carry[2] < _NEWTON)
+        def go_on(carry: tuple[Point, Array]) -> Array:
+            return ~(carry[0].norm <= tol / 10) & (carry[1] < _NEWTON)
 
-        first = (start, jnp.max(jnp.abs(error(start)[0])), jnp.zeros((), jnp.int32))
-        z, norm, _ = jax.lax.while_loop(go_on, body, first)
-        return z, norm
+        return jax.lax.while_loop(go_on, body, (start, jnp.zeros((), jnp.int32)))[0]
 
     def split(z: Packed) -> Packed:
         resolvent = jnp.linalg.inv(jnp.eye(len(z), dtype=dtype) + b)
@@ -163,17 +171,16 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
 
         return jax.lax.fori_loop(0, _SPLITTING, body, jnp.where(jnp.all(jnp.isfinite(z)), z, 0))
 
-    def attempt(carry: tuple[Packed, Array, Array]) -> tuple[Packed, Array, Array]:
-        z, _, n = carry
-        z, norm = newton(jax.lax.cond(n > 0, split, lambda z: z, z))
-        return z, norm, n + 1
+    def attempt(carry: tuple[Packed, Packed, Array, Array]) -> tuple[Packed, Packed, Array, Array]:
+        z, _, _, n = carry
+        at = newton(error(jax.lax.cond(n > 0, split, lambda z: z, z)))
+        return at.z, at.packed, at.norm, n + 1
 
     # A loop of at most two, so that Newton's method is compiled once.
     x0 = pack(guess) / (pair_scale * size)
-    start = (x0 - (target + b @ x0), jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
-    z, *_ = jax.lax.while_loop(lambda carry: ~(carry[1] <= tol) & (carry[2] < 2), attempt, start)
+    start = (x0 - (target + b @ x0), x0, jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
+    _, p, *_ = jax.lax.while_loop(lambda c: ~(c[2] <= tol) & (c[3] < 2), attempt, start)
 
-    p = error(z)[1][2]
     slack = unpack(target + b @ p, k)
     residual = jnp.maximum(jnp.maximum(-jnp.linalg.eigvalsh(slack)[0], jnp.abs(p @ pack(slack))), 0)
     return Sdcp(unpack(p, k) * size * t[:, None] * t[None, :], residual, residual <= tol)
