@@ -145,9 +145,11 @@ class StationaryStepper(eqx.Module):
         )
         d = 1 / solution.p
         root = jnp.sqrt(d)
+        # P̄ may move by much in a step; the program knows its top eigenvectors already.
+        known = min(self.rank, state.vectors.shape[0])
         pairs = track(
             lambda rows: root * linear.hvp(root * rows),
-            state.vectors,
+            state.vectors.at[:known].set(memory.vectors[:known]),
             above=self.track_above,
             critical=self.critical_above,
             tolerance=self.eigs_tolerance,
