@@ -79,7 +79,9 @@ class Chaos:
     def _start(self, folder: Path, **options) -> subprocess.Popen[bytes]:
         resume = (folder / "manifest.json").exists()
         arguments = (
-            ["resume", str(folder)] if resume else ["run", *RUN, f"steps={self.steps}", f"hydra.run.dir={folder}"]
+            ["resume", str(folder)]
+            if resume
+            else ["run", *RUN, f"steps={self.steps}", f"hydra.run.dir={folder}"]
         )
         with self.said.open("w") as output:
             return subprocess.Popen(
@@ -269,7 +271,9 @@ def table(outcomes: list[Outcome]) -> str:
     ]
     for out in outcomes:
         steps = f"{np.median(out.lost):.0f}, {max(out.lost)}"
-        lines.append(f"| {out.fault} | {out.injected} | {out.same} of {out.runs} | {steps} | {out.corrupted} |")
+        lines.append(
+            f"| {out.fault} | {out.injected} | {out.same} of {out.runs} | {steps} | {out.corrupted} |"
+        )
     return "\n".join(lines)
 
 
