@@ -5,11 +5,14 @@ Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.probl
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -280,6 +283,7 @@ class Simulation:
         pause_every: int | None = None,
         start: Start | None = None,
     ) -> None:
+        _make_room()
         if start is not None:
             problem = _moved(problem, start)
         self.problem = problem
@@ -572,6 +576,21 @@ def _specification(process: str | Any) -> Any:
     if process not in NAMED:
         raise UserError(f"unknown process {process!r}; choose from {', '.join(NAMED)}")
     return NAMED[process]()
+
+
+def _make_room() -> None:
+    """Forget compiled programs before the process has no memory maps left for another.
+
+    A simulation's take some two thousand on a CPU, and Linux grants a process 65,530: a sweep of forty runs in one
+    process would crash. On other systems there is no such limit to look up.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+        with Path("/proc/self/maps").open("rb") as maps:
+            crowded = sum(1 for _ in maps) > most / 2
+        if crowded:
+            jax.clear_caches()
+            gc.collect()
 
 
 def _moved(problem: Problem, start: Start) -> Problem:
