@@ -6,20 +6,18 @@ Help and completion import neither JAX nor Hydra; what a sub-command needs is im
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from . import __version__
 from . import config as configs
+from .commandline import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser
 from .errors import UserError, wants_traceback
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 _RUN_EPILOG = """\
 examples:
@@ -43,6 +41,7 @@ _COMMON = {
     "warm_start": "optimizer steps before the flows branch off; null for what the optimizer needs",
     "eval_every": "steps between evaluations of accuracy and test loss",
     "coordinates": "weights whose squared gradients are recorded: how many, or their indices",
+    "outputs": "training examples whose network outputs are recorded, the first so many",
     "devices": "devices that share the data, or all",
     "checkpoint.every": "steps (100) or time (30s, 5min, 2h) between checkpoints; null for none",
     "checkpoint.keep": "newest checkpoints to keep; 0 for all",
@@ -58,13 +57,6 @@ _COMMON = {
     "hydra.sweep.dir": "the folder of a sweep",
     "launcher.partition": "of launcher=slurm; --cfg hydra --package hydra.launcher launcher=slurm shows all",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one sentence, status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has left; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return EXIT_FAILED
     except Exception as error:
         if wants_traceback():
             raise
         text = " ".join(str(error).split())[:300]
         print(f"error: {type(error).__name__}: {text} (CFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 1
+        return EXIT_FAILED
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -130,7 +122,7 @@ def _help() -> str:
 
 
 def _run(argv: list[str]) -> int:
-    parser = _Parser(prog="cflow run", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="cflow run", add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -219,12 +211,11 @@ def _entry(name: str, text: str, width: int) -> str:
 def _resume(argv: list[str]) -> int:
     from . import resuming, sweeps
 
-    parser = _Parser(
+    parser = Parser(
         prog="cflow resume",
         description="Go on with a run from its newest checkpoint, or with every unfinished run of a sweep.",
         epilog="examples: cflow resume outputs/…; cflow resume outputs/… steps=1000; "
         "cflow resume outputs/… data.microbatch=100 device=cpu",
-        allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
     parser.add_argument(
@@ -235,28 +226,13 @@ def _resume(argv: list[str]) -> int:
     return (sweeps if sweeps.is_sweep(folder) else resuming).resume(folder, args.overrides)
 
 
-def _report(argv: list[str]) -> int:
-    from .report import main as report
+def _of(module: str) -> Callable[[list[str]], int]:
+    """The ``main`` of a module, which is imported when it is called."""
 
-    return report(argv)
+    def command(argv: list[str]) -> int:
+        return importlib.import_module(module).main(argv)
 
-
-def _list(argv: list[str]) -> int:
-    from .listing import main as list_runs
-
-    return list_runs(argv)
-
-
-def _plot(argv: list[str]) -> int:
-    from .report.plot import main as plot
-
-    return plot(argv)
-
-
-def _compare(argv: list[str]) -> int:
-    from .report.compare import main as compare
-
-    return compare(argv)
+    return command
 
 
 def _data(argv: list[str]) -> int:
@@ -272,12 +248,11 @@ def _data(argv: list[str]) -> int:
 
 
 def _optimizers(argv: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog="cflow optimizers",
         description="List the optimizers: their state, their edge of stability, and whether they have flows.",
         epilog="examples: cflow optimizers; cflow optimizers adam nadam optimizer.b1=0.95; "
         "cflow optimizers --format md",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "words",
@@ -316,7 +291,7 @@ def _completion(argv: list[str]) -> int:
     if argv[:1] == ["query"]:
         print("\n".join(completion.complete(" ".join(argv[1:]), list(_COMMANDS))))
         return 0
-    parser = _Parser(
+    parser = Parser(
         prog="cflow completion",
         description="Print a script that makes a shell complete sub-commands, choices and override keys.",
         epilog='bash: eval "$(cflow completion bash)" in ~/.bashrc; zsh: alike in ~/.zshrc; '
@@ -330,10 +305,13 @@ def _completion(argv: list[str]) -> int:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train a network and step its flows beside it; -m for sweeps"),
     "resume": (_resume, "go on with an interrupted run or sweep"),
-    "list": (_list, "runs and their status, progress, age and time left, also while they run"),
-    "report": (_report, "summarise runs and sweeps as a table"),
-    "plot": (_plot, "draw the standard panel of a run"),
-    "compare": (_compare, "two runs side by side, and where they part"),
+    "list": (
+        _of("cflow_cli.listing"),
+        "runs and their status, progress, age and time left, also while they run",
+    ),
+    "report": (_of("cflow_cli.report"), "summarise runs and sweeps as a table"),
+    "plot": (_of("cflow_cli.report.plot"), "draw the standard panel of a run"),
+    "compare": (_of("cflow_cli.report.compare"), "two runs side by side, and where they part"),
     "data": (_data, "download a data set: cflow data fetch cifar10"),
     "optimizers": (_optimizers, "list the optimizers: state, edge of stability, whether they have flows"),
     "completion": (_completion, "print a script for completion in bash, zsh or fish"),

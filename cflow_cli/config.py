@@ -530,6 +530,8 @@ class Settings:
         Steps between evaluations of accuracy and test loss, at least 1.
     coordinates
         Number of weights whose squared gradients are recorded, or their indices.
+    outputs
+        Number of training examples whose outputs are recorded.
     kick
         Norm of a random kick at each step, not negative.
     name
@@ -550,6 +552,7 @@ class Settings:
     warm_start: int | None
     eval_every: int
     coordinates: int | list[int]
+    outputs: int
     kick: float
     name: str | None
     devices: int | None
@@ -580,6 +583,7 @@ class Settings:
             warm_start=None if cfg.get("warm_start") is None else _integer(cfg, "warm_start", 0, steps),
             eval_every=_integer(cfg, "eval_every", 1),
             coordinates=_coordinates(cfg),
+            outputs=_integer(cfg, "outputs", 0),
             kick=_not_negative(cfg, "kick"),
             name=None if cfg.get("name") is None else str(cfg.name),
             devices=None if cfg.get("devices") == "all" else _integer(cfg, "devices", 1),

@@ -40,6 +40,9 @@ class _FunctionObjective(eqx.Module):
         missing = jnp.full((), jnp.nan, w.dtype)
         return Evaluation(missing, missing, missing)
 
+    def outputs_of(self, w: Weights, examples: Array) -> Array:
+        return jnp.zeros(0, w.dtype)
+
 
 class _ModelObjective(eqx.Module):
     x: Any
@@ -99,6 +102,11 @@ class _ModelObjective(eqx.Module):
             return self.apply(w, x)
         outputs = jnp.swapaxes(jax.lax.map(lambda part: self.apply(w, part), self.cut(x)), 0, 1)
         return outputs.reshape(-1, *outputs.shape[2:])[: len(x)]
+
+    def outputs_of(self, w: Weights, examples: Array) -> Array:
+        if not len(examples):
+            return jnp.zeros(0, w.dtype)
+        return self.apply(w, self.x[examples]).astype(w.dtype).ravel()
 
     def evaluate(self, w: Weights) -> Evaluation:
         missing = jnp.full((), jnp.nan, w.dtype)
@@ -277,6 +285,11 @@ class Problem(eqx.Module):
         return self
 
     @property
+    def num_examples(self) -> int:
+        """Training examples; 0 for a problem from a function."""
+        return len(self.objective.x) if isinstance(self.objective, _ModelObjective) else 0
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]
@@ -289,6 +302,13 @@ class Problem(eqx.Module):
     def evaluate(self, w: Weights) -> Evaluation:
         """Accuracy and test figures at w."""
         return self.objective.evaluate(w)
+
+    def outputs(self, w: Weights, examples: Array) -> Float[Array, " outputs"]:
+        """Outputs of the network for some training examples, by their indices, one example after the other.
+
+        Empty for a problem from a function, which has no examples.
+        """
+        return self.objective.outputs_of(w, examples)
 
     def gradient(self, w: Weights) -> Weights:
         """∇L(w), shape (n,)."""

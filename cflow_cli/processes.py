@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .curvature.block import gram, random_rows, track
+from .curvature.block import gram, preconditioned, random_rows, track
 from .flows.base import FlowState, FlowStep, Stepper
 from .optimizers.update_map import UpdateMap
 from .options import EigsOptions
@@ -54,11 +54,12 @@ class Reference(NamedTuple):
 class Context(NamedTuple):
     """What every process is given: the initial loss, watched coordinates, whether to evaluate, the last step.
 
-    ``probe`` is a random unit vector.
+    ``probe`` is a random unit vector, ``examples`` are the training examples whose outputs are recorded.
     """
 
     initial_loss: Float[Array, ""]
     coordinates: Int[Array, " coordinates"]
+    examples: Int[Array, " examples"]
     eval_every: Int[Array, ""]
     last_step: Int[Array, ""]
     probe: Float[Array, " params"]
@@ -139,12 +140,11 @@ class Observer(eqx.Module):
         """Measure loss, gradient and spectrum at the iterate or midpoint; the eigenvectors follow."""
         w = jnp.where(state.midpoint, (ref.before + 2 * ref.weights + ref.after) / 4, ref.weights)
         linear = problem.linearize(w)
-        root = jnp.sqrt(ref.preconditioner)
         side = jnp.where(state.midpoint, 0, ref.step % 2)
 
         def measure(_: None) -> tuple[Array, Array, Array, Array, Array]:
             pairs = track(
-                lambda rows: root * linear.hvp(root * rows),
+                preconditioned(linear.hvp, ref.preconditioner),
                 _probed(state.vectors[side], context.probe, ref.step),
                 above=self.eigs.track_above if self.optimizer.refusal is None else jnp.inf,
                 critical=self.eigs.critical_above,
@@ -273,7 +273,8 @@ class FlowProcess(eqx.Module):
             "hessian": raw,
         }
         record |= _oscillation_record(first, away, record["num_critical"], start.oscillates, context)
-        record |= first.extra or {}
+        for name, value in (first.extra or {}).items():
+            record[name] = value if value.ndim == 0 else value[context.coordinates]
         return StepperState(flow, hessian), record
 
 
@@ -307,6 +308,7 @@ def _oscillation_record(
         "sigma_trace": jnp.trace(x),
         "sigma": jnp.where(exists, sigma, jnp.nan),
         "sigma_measured": jnp.where(exists, (along @ basis) ** 2, jnp.nan),
+        "displacement": jnp.where(exists, along, jnp.nan),
         "predicted_grad_sq": found.linear.gradient[i] ** 2 + found.oscillation.gradient_variance[i],
     }
 
@@ -345,6 +347,8 @@ def _common(
         "gradients": jnp.ones((), jnp.int32),
         "effective": values,
         "grad_sq": linear.gradient[context.coordinates] ** 2,
+        "preconditioner": jnp.broadcast_to(d, w.shape)[context.coordinates],
+        "output": problem.outputs(w, context.examples),
     }
 
 

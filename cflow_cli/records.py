@@ -160,6 +160,10 @@ KINDS: dict[str, str] = {
     "hessian": "eigenvalues of the Hessian H, largest first (where measured)",
     "sigma": "eigenvalues of X: predicted variance of the oscillation along each eigenvector of Σ",
     "sigma_measured": "squared displacement (uᵀD⁻¹(w_discrete − w))² along the same eigenvectors",
+    "displacement": "displacement uᵀD^-½(w_discrete − w) of the optimizer from a flow along its critical eigenvectors",
+    "output": "output of the network for a watched training example (index: example · outputs of each + output)",
+    "preconditioner": "effective step size D of one weight (index: position in the flat weight vector, as grad_sq)",
+    "stationary_preconditioner": "the same at rest, 1/P̄; measured as nu_cosine",
     "grad_sq": "squared gradient of one weight, ∇L² (index: position in the flat weight vector)",
     "predicted_grad_sq": "flow's prediction of its time average, ∇L² + diag(HΣH)",
 }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import config as configs
 from . import progress, resuming
+from .commandline import EXIT_FAILED, EXIT_INTERRUPTED
 from .errors import UserError, wants_traceback
 from .storage import RunWriter, files
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from .simulation import Simulation
 
 log = logging.getLogger(__name__)
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -168,6 +166,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
             learning_rate=configs.build(cfg.schedule, "schedule"),
             eval_every=settings.eval_every,
             coordinates=settings.coordinates,
+            outputs=settings.outputs,
             kick=settings.kick,
             pause_every=settings.checkpoint.steps,
             start=start,

@@ -247,7 +247,9 @@ class Simulation:
     eval_every
         Steps between evaluations of accuracy and test loss.
     coordinates
-        Number of weights whose squared gradients are recorded, or their indices.
+        Number of weights whose squared gradients and step sizes are recorded, or their indices.
+    outputs
+        Number of training examples whose outputs are recorded: the first so many.
     kick
         Norm of a Gaussian kick added to the discrete weights at each step; 0 leaves the plain optax loop.
     chunk
@@ -278,6 +280,7 @@ class Simulation:
         learning_rate: float | Callable[[Any], Any] | None = None,
         eval_every: int = 10,
         coordinates: int | Sequence[int] = 3,
+        outputs: int = 0,
         kick: float = 0.0,
         chunk: int | None = None,
         pause_every: int | None = None,
@@ -317,6 +320,7 @@ class Simulation:
         self._context = Context(
             initial_loss=loss,
             coordinates=_coordinates(coordinates, np.asarray(gradient), seed),
+            examples=jnp.arange(min(outputs, problem.num_examples)),
             eval_every=jnp.asarray(eval_every, jnp.int32),
             last_step=jnp.asarray(steps - 1, jnp.int32),
             probe=random_rows(probe_key, 1, problem.num_parameters, problem.w0.dtype)[0],
@@ -679,8 +683,8 @@ def _account(run: _Running, records: dict[str, np.ndarray]) -> None:
             run.worst[label] = run.worst.get(label, 0) + int(times)
 
 
-_SPECTRA = ("effective", "hessian", "sigma", "sigma_measured")
-_AT_COORDINATES = ("grad_sq", "predicted_grad_sq")
+_SPECTRA = ("effective", "hessian", "sigma", "sigma_measured", "displacement")
+_WATCHED = ("output", "grad_sq", "predicted_grad_sq", "preconditioner", "stationary_preconditioner")
 _LABELS = np.array([s.label for s in Status], dtype=object)
 
 
@@ -709,7 +713,7 @@ def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: n
             table[column.name] = value
         rows.append(table)
         spectra += [
-            _long(name, kind, steps, records[kind]) for kind in _SPECTRA + _AT_COORDINATES if kind in records
+            _long(name, kind, steps, records[kind]) for kind in _SPECTRA + _WATCHED if kind in records
         ]
         loss[name] = float(records["loss"][-1])
         known = np.flatnonzero(records["num_critical"] >= 0)

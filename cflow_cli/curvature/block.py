@@ -59,6 +59,12 @@ def combine(coefficients: Float[Array, "out rows"], rows: Rows) -> Rows:
     return jnp.matmul(coefficients, rows, precision=_HIGHEST)
 
 
+def preconditioned(hvp: MatVec, d: Float[Array, " params_or_1"]) -> MatVec:
+    """V ↦ D^½ H D^½ V on rows, from V ↦ H V and the diagonal of D; its eigenvalues are effective sharpnesses."""
+    root = jnp.sqrt(d)
+    return lambda rows: root * hvp(root * rows)
+
+
 def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"], Bool[Array, " rows"]]:
     """Rows of W with W m Wᵀ = I on the numerical range of m, and which rows those are (the others are zero)."""
     scale = jnp.sqrt(jnp.maximum(jnp.diag(m), jnp.finfo(m.dtype).tiny))
@@ -70,14 +76,18 @@ def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"],
 
 def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
     """Largest ``size`` Ritz values on the span of ``rows``, and the coefficients of their vectors."""
-    white, good = _whitening(gram(rows, rows))
+    overlaps = gram(rows, rows)
+    white, good = _whitening(overlaps)
     t = white @ gram(rows, products) @ white.T
     t = (t + t.T) / 2
     # Directions that were dropped as dependent must not compete with negative eigenvalues.
     low = -2 * jnp.max(jnp.abs(t)) - 1
     t = t + jnp.diag(jnp.where(good, 0, low))
     values, basis = jnp.linalg.eigh(t)
-    return values[::-1][:size], (basis.T @ white)[::-1][:size]
+    c = (basis.T @ white)[::-1][:size]
+    # An eigenvector is known up to its sign: that of the row it follows, so that displacements along it go on.
+    side = jnp.sum(c * overlaps[:size], axis=1)
+    return values[::-1][:size], jnp.where(side < 0, -1, 1)[:, None] * c
 
 
 def refresh(matvec: MatVec, vectors: Rows) -> RitzPairs:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import RitzPairs, gram
+from ..curvature.block import RitzPairs, combine, gram
 from ..optimizers.update_map import COUNTER, UpdateMap
 from ..problem import Linearization, Problem
 from ..records import Status
@@ -66,7 +67,8 @@ class Oscillation(NamedTuple):
 class FlowStep(NamedTuple):
     """What a step found out about its starting point, and what it cost.
 
-    ``extra`` has further columns of :data:`cflow_cli.records.METRICS`, those of which only this flow knows.
+    ``extra`` has further columns of :data:`cflow_cli.records.METRICS`, those of which only this flow knows,
+    and ``stationary_preconditioner``, shape (n,), of which the watched coordinates are recorded.
     """
 
     linear: Linearization
@@ -132,6 +134,29 @@ def between(
         gradient_variance=squares - linear.gradient**2,
         residual=jnp.zeros((), rod.dtype),
     )
+
+
+def damping(
+    where: Bool[Array, " block"],
+    values: Float[Array, " block"],
+    dt: float,
+    u: Float[Array, "block params"],
+    covectors: Float[Array, "block params"],
+) -> Callable[[Float[Array, " params"]], Float[Array, " params"]]:
+    """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of a gradient along such directions.
+
+    Parameters
+    ----------
+    where, values
+        Which of the tracked directions are damped, and their effective eigenvalues λ.
+    dt
+        Part of an optimizer step.
+    u, covectors
+        D^½ v and D^{-½} v of the eigenvectors v.
+    """
+    decay = values * dt
+    missing = jnp.where(where, -jnp.expm1(-decay) / decay - 1, 0)
+    return lambda v: v + combine(gram(v[None], u) * missing, covectors)[0]
 
 
 def with_counters(optimizer: UpdateMap, state: Any, counters: Any) -> Any:

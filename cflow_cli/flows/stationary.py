@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import combine, gram, random_rows, track
+from ..curvature.block import gram, preconditioned, random_rows, track
 from ..errors import UserError
 from ..optimizers.update_map import COUNTER, EVEN, ODD, UpdateMap
 from ..problem import Problem
 from . import preconditioner
-from .base import FlowState, FlowStep, Oscillation, Stepper, status_of, with_counters
+from .base import FlowState, FlowStep, Oscillation, Stepper, damping, status_of, with_counters
 
 
 class LearningRate(eqx.Module):
@@ -138,7 +138,7 @@ class StationaryStepper(eqx.Module):
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
     ) -> tuple[FlowState, FlowStep]:
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
-        w, eta = state.weights, self.rate(state.optimizer)
+        w, eta = state.weights, self.rate(self.optimizer.upcoming(state.optimizer, counters))
         linear = problem.linearize(w)
         solution, memory = preconditioner.solve(
             linear.hvp, jnp.abs(linear.gradient) / eta, state.memory, self.tolerance
@@ -148,7 +148,7 @@ class StationaryStepper(eqx.Module):
         # P̄ may move by much in a step; the program knows its top eigenvectors already.
         known = min(self.rank, state.vectors.shape[0])
         pairs = track(
-            lambda rows: root * linear.hvp(root * rows),
+            preconditioned(linear.hvp, d),
             state.vectors.at[:known].set(memory.vectors[:known]),
             above=self.track_above,
             critical=self.critical_above,
@@ -157,11 +157,9 @@ class StationaryStepper(eqx.Module):
         )
         variance = eta**2 / 4
         penalty = variance / 2 * jnp.sum(jax.lax.map(lambda v: problem.third(w, v, v), solution.v), axis=0)
-        decay = pairs.values * self.dt
-        damped = jnp.where(pairs.values > self.critical_above, -jnp.expm1(-decay) / decay - 1, 0)
-        force = linear.gradient + penalty
         u, covectors = pairs.vectors * root, pairs.vectors / root
-        force = force + combine(gram(force[None], u) * damped, covectors)[0]
+        damp = damping(pairs.values > self.critical_above, pairs.values, self.dt, u, covectors)
+        force = damp(linear.gradient + penalty)
         along = gram(covectors, solution.v)
         found = FlowStep(
             linear=linear,
@@ -255,7 +253,7 @@ class Watched(eqx.Module):
         g = linear.gradient
 
         def measure(_: None) -> tuple[Any, ...]:
-            eta = self.rate(state.optimizer)
+            eta = self.rate(self.optimizer.upcoming(state.optimizer, counters))
             # One program in the compiler's eyes, with and without the second term.
             both, after = jax.lax.map(
                 lambda parts: preconditioner.solve(linear.hvp, parts[0], parts[1], self.tolerance),
@@ -271,6 +269,7 @@ class Watched(eqx.Module):
                 "speed_trace": g @ (g / trace.p),
                 "speed_sharpness": 2 * (g @ g) / top.values[0],
                 "stationary_gap": jnp.maximum(full.gap, trace.gap),
+                "stationary_preconditioner": 1 / full.p,
             }
             return measured, (after, top.vectors), full.hvps + trace.hvps + top.hvps
 
@@ -285,7 +284,8 @@ class Watched(eqx.Module):
                 "stationary_gap",
             )
             return (
-                dict.fromkeys(names, nothing),
+                dict.fromkeys(names, nothing)
+                | {"stationary_preconditioner": jnp.full(d.shape, jnp.nan, dtype)},
                 (watch.programs, watch.hessian),
                 jnp.zeros((), jnp.int32),
             )
