@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import sweeps
+from . import clock, sweeps
+from .commandline import Parser
 from .errors import UserError
 
 _FORMATS = ("table", "md", "csv", "json")
@@ -52,9 +52,9 @@ class Row:
     note: str
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Build the parser of ``cflow list``."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="cflow list",
         description="List runs and the cells of sweeps, begun or not: status, progress, age, time left. "
         "Works while they run, also from another machine.",
@@ -127,11 +127,11 @@ def find(paths: Sequence[Path]) -> list[Row]:
 def _row(cell: sweeps.Cell) -> Row:
     manifest = cell.manifest
     step, steps = manifest.get("step"), manifest.get("steps")
-    age = sweeps.seconds_since(manifest.get("started")) if manifest.get("started") else None
+    age = clock.seconds_since(manifest.get("started")) if manifest.get("started") else None
     left = None
     if cell.status == "running" and step and steps:
         spent = manifest.get("wall_seconds") or 0.0
-        left = max((steps - step) * spent / step - sweeps.seconds_since(manifest.get("updated")), 0.0)
+        left = max((steps - step) * spent / step - clock.seconds_since(manifest.get("updated")), 0.0)
     what = cell.point
     if not what and manifest:
         choices = manifest.get("choices") or {}
@@ -179,7 +179,7 @@ def _progress(row: Row) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else sweeps.duration(seconds)
+    return "" if seconds is None else clock.duration(seconds)
 
 
 def _render(rows: Sequence[Row], form: str) -> str:

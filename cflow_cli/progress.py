@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from . import clock
+
 if TYPE_CHECKING:
     from .simulation import Chunk
 
@@ -113,7 +115,7 @@ class Lines:
         if self._measured_from is None or step >= self._steps or step == self._measured_from[1]:
             return ""
         began, first = self._measured_from
-        return f"  about {_duration((now - began) / (step - first) * (self._steps - step))} left"
+        return f"  about {clock.duration((now - began) / (step - first) * (self._steps - step))} left"
 
 
 class Bar:
@@ -168,9 +170,3 @@ def _figures(chunk: Chunk) -> str:
         "" if chunk.num_critical is None else f"critical {chunk.num_critical}",
     ]
     return "  ".join(part for part in parts if part)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -123,7 +123,8 @@ def last_point(folder: Path) -> Point:
             f"{folder / damaged} is damaged or missing, and no checkpoint is older; bring it back from a copy, "
             "or remove the folder and run again"
         )
-    notes.append("no checkpoint yet" if not found else "no checkpoint can be read" + ": starting from step 0")
+    why = "no checkpoint can be read" if found else "no checkpoint yet"
+    notes.append(f"{why}: starting from step 0")
     return Point(None, notes)
 
 

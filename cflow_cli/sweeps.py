@@ -8,7 +8,6 @@ missing. Nothing here imports JAX, and Hydra only where something is launched.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import re
@@ -21,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import clock, slurm
 from . import config as configs
-from . import slurm
+from .commandline import EXIT_FAILED, EXIT_INTERRUPTED
 from .errors import UserError, wants_traceback
 from .storage import manifest as manifests
 from .storage.files import write_text
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAME = "sweep.json"
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 # A run writes at least every hundredth of its age; a first chunk may compile for minutes.
 _SILENT_SECONDS = 900.0
@@ -242,9 +240,9 @@ def _standing(
     if status == "running" and manifest.get("host") != socket.gethostname():
         if waits is False and launch is not None:
             return "killed", f"its job on {manifest.get('host')} has ended"
-        silent = seconds_since(manifest.get("updated") or manifest.get("started"))
+        silent = clock.seconds_since(manifest.get("updated") or manifest.get("started"))
         if not waits and silent > max(_SILENT_SECONDS, _SILENT_PART * (manifest.get("wall_seconds") or 0)):
-            return "silent", f"silent for {duration(silent)} on {manifest.get('host')}"
+            return "silent", f"silent for {clock.duration(silent)} on {manifest.get('host')}"
     if status in ("interrupted", "killed") and waits:
         return "pending", "requeued"
     # A failed run that was launched again: what it wrote is of before.
@@ -278,28 +276,9 @@ def _alive(pid: int) -> bool:
 def _quiet_seconds(written: Iterable[dict[str, Any]]) -> float:
     """Seconds since anything was launched or a run wrote."""
     return min(
-        (seconds_since(item.get("updated") or item.get("started")) for item in written), default=float("inf")
+        (clock.seconds_since(item.get("updated") or item.get("started")) for item in written),
+        default=float("inf"),
     )
-
-
-def seconds_since(moment: str | None) -> float:
-    """Seconds since a moment in a manifest; infinite for one that is missing."""
-    try:
-        then = datetime.datetime.fromisoformat(str(moment))
-        return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
-    except (ValueError, TypeError):
-        return float("inf")
-
-
-def duration(seconds: float) -> str:
-    """A time in words with two digits: ``45 s``, ``12 min``, ``3.5 h``, ``4 days``."""
-    if seconds == float("inf"):
-        return "ever"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 # --- telling --------------------------------------------------------------------------------------
@@ -402,7 +381,7 @@ def launch(hydra: Any, overrides: Sequence[str], config_dir: Path | None) -> int
         "format": 1,
         "axes": axes,
         **manifests.environment(),
-        "started": _now(),
+        "started": clock.now(),
         "config_dir": None if config_dir is None else str(config_dir.resolve()),
         "overrides": list(overrides),
         "jobs": None if jobs is None else [vars(job) for job in jobs],
@@ -506,10 +485,6 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     write_text(folder / NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _check_launcher(cfg: DictConfig) -> None:
     if str(cfg.hydra.runtime.choices.get("hydra/launcher")) in _SLURM and not slurm.available():
         raise UserError(
@@ -601,7 +576,7 @@ def _launched(hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: S
         config_name=configs.PRIMARY, overrides=master, run_mode=RunMode.MULTIRUN, with_log_configuration=True
     )
     entry = {
-        "started": _now(),
+        "started": clock.now(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "launcher": str(cfg.hydra.runtime.choices.get("hydra/launcher")),
@@ -635,7 +610,7 @@ def _launched(hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: S
         content = read(folder).content
         for launch_ in content["launches"]:
             if all(launch_[key] == entry[key] for key in ("started", "host", "pid")):
-                launch_["ended"] = _now()
+                launch_["ended"] = clock.now()
         _write(folder, content)
     return _concluded(folder, status)
 

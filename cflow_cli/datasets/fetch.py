@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+from cflow_cli.commandline import Parser
 from cflow_cli.datasets.cifar10 import PYTHON_FOLDER, TEST, TRAINING, cache_folder
 from cflow_cli.errors import UserError
 
@@ -181,9 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     UserError
         As ``fetch``.
     """
-    parser = argparse.ArgumentParser(
-        prog="cflow data fetch", description="Download a data set into the cache folder."
-    )
+    parser = Parser(prog="cflow data fetch", description="Download a data set into the cache folder.")
     parser.add_argument("name", choices=sorted(ARCHIVES), help="data set to download")
     parser.add_argument("--to", type=Path, metavar="DIR", help=f"unpack into DIR instead of {cache_folder()}")
     parser.add_argument("--url", help="download the same archive from elsewhere (its checksum is checked)")

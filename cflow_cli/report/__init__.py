@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from cflow_cli.commandline import Parser
 
 if TYPE_CHECKING:
     from cflow_cli.sweeps import Cell
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 _FORMATS = ("table", "md", "csv", "latex", "json")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Build the parser of ``cflow report``."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="cflow report",
         description="One line per run: how well the flows predicted the optimizer. Works while runs go on.",
         epilog="Columns are quantities (see --definitions) or keys of the config, such as optimizer.b2.",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cflow_cli.commandline import Parser
 from cflow_cli.report import definitions
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     UserError
         When one of the two is not a run or cannot be read.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cflow compare",
         description="Two runs side by side: settings that differ, results, and the first step at which they differ.",
     )

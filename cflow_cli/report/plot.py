@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cflow_cli.commandline import Parser
 from cflow_cli.errors import UserError
 from cflow_cli.report import definitions, style, summary
 from cflow_cli.storage import Run, find_runs, read_run
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     UserError
         When a path holds no run, or a run nothing to draw.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cflow plot",
         description="Draw the standard panel of each run: loss, effective eigenvalues, distances, variances "
         "of the oscillation, gradient norm, step size. Works while runs go on.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cflow_cli import clock
 from cflow_cli.errors import UserError
 from cflow_cli.storage import manifest as manifests
 from cflow_cli.storage import tables
@@ -104,7 +104,7 @@ class RunWriter:
             if tables.part_paths(self.folder / name):
                 raise UserError(f"{self.folder} already holds {name} of another run; choose another folder")
         self._started = time.monotonic()
-        given = {**manifests.environment(), "started": _now(), **manifest}
+        given = {**manifests.environment(), "started": clock.now(), **manifest}
         self.manifest = {"status": "running", "format": FORMAT, **given}
         write_text(self.folder / "README.txt", _README.format(folder=self.folder))
         if config is not None:
@@ -161,7 +161,12 @@ class RunWriter:
         self._flushed = time.monotonic()
         self.storage_seconds = before.get("storage_seconds") or 0.0
         now = manifests.environment()
-        again = {"at": _now(), "step": self._step, "command_line": now["command_line"], "host": now["host"]}
+        again = {
+            "at": clock.now(),
+            "step": self._step,
+            "command_line": now["command_line"],
+            "host": now["host"],
+        }
         ended = "killed" if before["status"] == "running" else before["status"]
         again["after"] = ": ".join(text for text in (ended, before.get("reason")) if text)
         self.manifest = {key: value for key, value in before.items() if key not in ("finished", "reason")}
@@ -227,7 +232,7 @@ class RunWriter:
             "step": self._step,
             "wall_seconds": round(time.monotonic() - self._started, 3),
             "storage_seconds": round(self.storage_seconds, 3),
-            "updated": _now(),
+            "updated": clock.now(),
             **fields,
         }
         manifests.write(self.folder, self.manifest)
@@ -255,9 +260,9 @@ class RunWriter:
         try:
             self.flush()
         except UserError as error:
-            self.update(**fields | {"status": "failed", "reason": str(error), "finished": _now()})
+            self.update(**fields | {"status": "failed", "reason": str(error), "finished": clock.now()})
             raise
-        self.update(**fields, status=status, finished=_now())
+        self.update(**fields, status=status, finished=clock.now())
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -267,7 +272,3 @@ def sizes(folder: Path) -> dict[str, int]:
         for name in tables.TABLES
         for path in tables.part_paths(folder / name)
     }
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
