@@ -311,6 +311,10 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     ),
     "report": (_of("cflow_cli.report"), "summarise runs and sweeps as a table"),
     "plot": (_of("cflow_cli.report.plot"), "draw the standard panel of a run"),
+    "figures": (
+        _of("cflow_cli.figures.command"),
+        "make figures of the paper again and check what they claim",
+    ),
     "compare": (_of("cflow_cli.report.compare"), "two runs side by side, and where they part"),
     "data": (_data, "download a data set: cflow data fetch cifar10"),
     "optimizers": (_optimizers, "list the optimizers: state, edge of stability, whether they have flows"),

@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -528,6 +528,35 @@ def _launch_one(hydra: Any, overrides: list[str], config_dir: Path | None) -> in
         overrides=[*overrides, f"hydra.run.dir={_quoted(folder)}"],
     ).return_value
     return conclude(result)
+
+
+def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None]) -> RunResult:
+    """Run a composed config into a folder, unless it is there already; what ``cflow figures`` does with each run.
+
+    Parameters
+    ----------
+    composed
+        With Hydra's own node, from :func:`cflow_cli.config.composed`.
+    folder
+        The run folder.
+    announce
+        Called with the folder before the run starts.
+
+    Raises
+    ------
+    UserError
+        If the run cannot be prepared; nothing is written then.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(composed)
+    cfg = configs.without_hydra(composed)
+    if resuming.is_done(folder, cfg):
+        return RunResult(folder, "done")
+    prepared = prepare(cfg)
+    _made(folder, again=True)
+    announce(folder)
+    return execute(prepared, folder, owns_process=True)
 
 
 def conclude(result: RunResult) -> int:
