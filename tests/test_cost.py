@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toys import network, start
 
 from cflow_cli import Problem, simulate
 from cflow_cli.curvature import random_rows
@@ -16,18 +17,9 @@ from cflow_cli.options import Central, EigsOptions
 BLOCK = 6
 
 
-def network(w):
-    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86."""
-    rng = np.random.default_rng(0)
-    x, y = jnp.asarray(rng.standard_normal((12, 4))), jnp.asarray(rng.standard_normal((12, 2)))
-    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
-    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
-    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
-
-
 @pytest.fixture(scope="module")
 def problem():
-    return Problem.from_function(network, jnp.asarray(0.5 * np.random.default_rng(3).standard_normal(86)))
+    return Problem.from_function(network, start())
 
 
 def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair(problem):

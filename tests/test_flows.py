@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toys import columns, network, start, valley
 
 from cflow_cli import Problem, simulate
 from cflow_cli.options import Central, EigsOptions, Stable
@@ -12,35 +13,9 @@ from cflow_cli.options import Central, EigsOptions, Stable
 LR, A, B, C = 0.1, 12.0, 4.0, 1.0
 
 
-def valley(w):
-    """L = ½(a + b y)x² − c y: the sharpness a + b y rises at the rate ηbc until it meets 2/η."""
-    return 0.5 * (A + B * w[1]) * w[0] ** 2 - C * w[1]
-
-
-def network(w):
-    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86, with several critical directions at lr 1."""
-    rng = np.random.default_rng(0)
-    x, y = (
-        jnp.asarray(rng.standard_normal((12, 4)), w.dtype),
-        jnp.asarray(rng.standard_normal((12, 2)), w.dtype),
-    )
-    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
-    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
-    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
-
-
-def start(n=86, seed=3, scale=0.5):
-    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(n))
-
-
-def columns(result, process, *names):
-    rows = result.metrics[result.metrics.process == process]
-    return [rows[name].to_numpy() for name in names]
-
-
 def test_valley_follows_the_closed_form():
     """At the edge the sharpness is held at 2/η by a variance σ² = 2⟨−∇L, ∇S⟩/‖∇S‖² = 2c/b of x."""
-    problem = Problem.from_function(valley, jnp.asarray([0.0, 0.0]))
+    problem = Problem.from_function(valley(A, B, C), jnp.asarray([0.0, 0.0]))
     result = simulate(problem, optax.sgd(LR), processes=("central", "stable"), steps=80, coordinates=[0, 1])
     (s_eff,) = columns(result, "central", "effective_sharpness")
     (free,) = columns(result, "stable", "effective_sharpness")
@@ -64,7 +39,7 @@ def test_valley_follows_the_closed_form():
 def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
     """The time averages of loss and of x² over many cycles are those of the flow."""
     result = simulate(
-        Problem.from_function(valley, jnp.asarray([1e-3, 0.0])),
+        Problem.from_function(valley(A, B, C), jnp.asarray([1e-3, 0.0])),
         optax.sgd(0.05),
         processes=("discrete", "central"),
         steps=3000,

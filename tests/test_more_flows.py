@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toys import columns, network, start, valley
 
 from cflow_cli import Problem, simulate
 from cflow_cli.errors import UserError
@@ -14,27 +15,6 @@ from cflow_cli.optimizers import UpdateMap
 from cflow_cli.options import Edge, EigsOptions, Rod
 
 RMSPROP = optax.rmsprop(0.02, decay=0.95, eps_in_sqrt=False)
-
-
-def network(w):
-    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86."""
-    rng = np.random.default_rng(0)
-    x, y = (
-        jnp.asarray(rng.standard_normal((12, 4)), w.dtype),
-        jnp.asarray(rng.standard_normal((12, 2)), w.dtype),
-    )
-    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
-    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
-    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
-
-
-def start(scale=0.5):
-    return jnp.asarray(scale * np.random.default_rng(3).standard_normal(86))
-
-
-def columns(result, process, *names):
-    rows = result.metrics[result.metrics.process == process]
-    return [rows[name].to_numpy() for name in names]
 
 
 # --- ablated ---------------------------------------------------------------------------------------
@@ -156,21 +136,15 @@ def test_rods_of_momentum_grow_above_the_edge_and_shrink_below(optimizer, edge):
         assert (abs(float(later.memory[0][0])) > abs(float(settled.memory[0][0]))) == (factor > 1)
 
 
-LR, A, B, C = 0.05, 38.0, 4.0, 1.0
-
-
-def valley(w):
-    """L = ½(a + b y)x² − c y, started just below the edge: on average S = 2/η and σ² = 2c/b."""
-    return 0.5 * (A + B * w[1]) * w[0] ** 2 - C * w[1]
-
-
 @pytest.mark.parametrize("flow", ["rod", "edge"])
 def test_sharpness_and_variance_circle_around_those_of_the_central_flow(flow):
-    problem = Problem.from_function(valley, jnp.asarray([0.3, 0.0]))
-    result = simulate(problem, optax.sgd(LR), processes=[flow], steps=600, eval_every=600, coordinates=[0])
+    # Started just below the edge, S = 2/η.
+    lr, b, c = 0.05, 4.0, 1.0
+    problem = Problem.from_function(valley(38.0, b, c), jnp.asarray([0.3, 0.0]))
+    result = simulate(problem, optax.sgd(lr), processes=[flow], steps=600, eval_every=600, coordinates=[0])
     sharpness, trace = columns(result, flow, "effective_sharpness", "sigma_trace")
     np.testing.assert_allclose(sharpness.mean(), 2, atol=0.05)
-    np.testing.assert_allclose(LR * trace[100:].mean(), 2 * C / B, rtol=0.1)
+    np.testing.assert_allclose(lr * trace[100:].mean(), 2 * c / b, rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
+from toys import network, start
 
 from cflow_cli import Problem, simulate
 from cflow_cli.errors import UserError
@@ -60,28 +61,17 @@ def test_the_program_is_solved_as_by_an_interior_point_method():
         assert np.linalg.eigvalsh(2 * np.diag(found.p) - h)[0] > -1e-6 * found.p.max()
 
 
-def network(w):
-    """Loss of a 4-6-6-2 tanh network on fixed data, w of length 86."""
-    rng = np.random.default_rng(0)
-    x, y = (jnp.asarray(rng.standard_normal((12, m)), w.dtype) for m in (4, 2))
-    h = jnp.tanh(x @ w[:24].reshape(4, 6) + w[24:30])
-    h = jnp.tanh(h @ w[30:66].reshape(6, 6) + w[66:72])
-    return 0.5 * jnp.mean(jnp.sum((h @ w[72:84].reshape(6, 2) + w[84:86] - y) ** 2, axis=1))
-
-
-def start():
-    return jnp.asarray(0.5 * np.random.default_rng(3).standard_normal(86))
-
-
 def test_at_the_stationary_preconditioner_the_second_moment_is_at_rest():
     """ν̄ = (ηP̄)² is the mean square of the gradient, ∇L² + diag(HΣH), and S_eff is 2."""
     w = start()
-    problem, update = Problem.from_function(network, w), UpdateMap.of(RMSPROP, w)
+    # The rate of the step to come counts, not that of the step before.
+    rate = optax.piecewise_constant_schedule(LR / 2, {1: 2.0})
+    optimizer = optax.rmsprop(rate, decay=0.95, eps_in_sqrt=False, bias_correction=True)
+    problem, update = Problem.from_function(network, w), UpdateMap.of(optimizer, w)
     stepper = Stationary(rank=8, tolerance=1e-7).stepper(update, EigsOptions(tolerance=1e-6))
     state = FlowState(
         w, update.init(w), jnp.eye(86)[:8], jnp.zeros((8, 8)), jnp.asarray(True), stepper.start(w)
     )
-    # η comes from the state that made the step.
     state = state._replace(optimizer=update(state.optimizer, problem.gradient(w), w)[0])
 
     @jax.jit

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import combine, gram, track
+from ..curvature.block import combine, gram, preconditioned, track
 from ..optimizers.update_map import UpdateMap
 from ..problem import Problem
 from . import sdcp
-from .base import FlowState, FlowStep, Oscillation, status_of, with_counters
+from .base import FlowState, FlowStep, Oscillation, damping, status_of, with_counters
 from .stable import mean_gradient, num_stages
 
 # Above the edge (after branching off, at a jump of the rate) the flow comes down gradually, as the optimizer does: a
@@ -79,7 +79,7 @@ class CentralStepper(eqx.Module):
         d, response = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
         root = jnp.sqrt(d)
         pairs = track(
-            lambda rows: root * linear.hvp(root * rows),
+            preconditioned(linear.hvp, d),
             state.vectors,
             above=jnp.where(state.oscillates, self.track_above, jnp.inf),
             critical=self.critical_above,
@@ -216,12 +216,7 @@ class CentralStepper(eqx.Module):
         index_i, index_j = jnp.asarray(i), jnp.asarray(j)
         # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
-        decay = values * self.dt
-        damped = jnp.where(jnp.diag(both) & self.damping, -jnp.expm1(-decay) / decay - 1, 0)
-
-        def damp(v: Float[Array, " params"]) -> Float[Array, " params"]:
-            """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of it there."""
-            return v + combine(gram(v[None], u) * damped, covectors)[0]
+        damp = damping(jnp.diag(both) & self.damping, values, self.dt, u, covectors)
 
         def forces(x: Float[Array, "block block"]) -> tuple[Array, Array]:
             """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient."""

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import track
+from ..curvature.block import preconditioned, track
 from ..optimizers.update_map import UpdateMap
 from ..problem import Problem
 from .base import End, FlowState, FlowStep, between, status_of, with_counters
@@ -69,9 +69,8 @@ class EdgeStepper(eqx.Module):
         w = state.weights
         linear = problem.linearize(w)
         d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
-        root = jnp.sqrt(d)
         pairs = track(
-            lambda rows: root * linear.hvp(root * rows),
+            preconditioned(linear.hvp, d),
             state.vectors,
             above=self.track_above,
             critical=self.critical_above,

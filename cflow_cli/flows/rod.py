@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import combine, gram, track
+from ..curvature.block import combine, gram, preconditioned, track
 from ..optimizers.update_map import EVEN, ODD, UpdateMap
 from ..problem import Problem
 from .base import End, FlowState, FlowStep, between, status_of, with_counters
@@ -76,7 +76,7 @@ class RodStepper(eqx.Module):
         d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
         root = jnp.sqrt(d)
         pairs = track(
-            lambda rows: root * linear.hvp(root * rows),
+            preconditioned(linear.hvp, d),
             state.vectors,
             above=self.track_above,
             critical=self.critical_above,
