@@ -20,7 +20,9 @@ from .experiment import SIZES, Experiment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRAMES = 60
+FRAMES = 50
+_FRAME_MS = 100
+_FILM_DPI = 110
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,7 +152,8 @@ def animate(figure: Figure, path: Path, frames: int = FRAMES) -> None:
         Number of pictures, shown for a tenth of a second each, the last for two seconds.
     """
     import numpy as np
-    from matplotlib.animation import PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
     lines = [
         (line, np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float))
@@ -160,17 +163,22 @@ def animate(figure: Figure, path: Path, frames: int = FRAMES) -> None:
     ]
     first = min(x.min() for _, x, _ in lines)
     last = max(x.max() for _, x, _ in lines)
-    figure.canvas.draw()
+    figure.set_dpi(_FILM_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     # The layout of the finished figure stays: with the curves it would move.
     figure.set_layout_engine("none")
     for ax in figure.axes:
         ax.set_autoscale_on(False)
-    writer = PillowWriter(fps=10)
-    with writer.saving(figure, str(path), dpi=110):
-        for now in [*np.linspace(first, last, frames + 1)[1:], *[last] * 20]:
-            for line, x, y in lines:
-                line.set_data(x[x <= now], y[x <= now])
-            writer.grab_frame()
+    pictures = []
+    for now in np.linspace(first, last, frames + 1)[1:]:
+        for line, x, y in lines:
+            line.set_data(x[x <= now], y[x <= now])
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
+    durations = [_FRAME_MS] * (frames - 1) + [20 * _FRAME_MS]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def _size(overrides: Sequence[str]) -> str:

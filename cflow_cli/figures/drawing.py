@@ -73,13 +73,15 @@ def spectrum(run: Run, process: str, kind: str = "effective") -> pd.DataFrame:
 
 def raw(ax: Axes, values: pd.Series, process: str = "discrete", **look: Any) -> None:
     """Draw what oscillates: thin and pale."""
-    ax.plot(values.index, values, **{"color": style.colour(process), "linewidth": 0.5, "alpha": 0.7} | look)
+    own: dict[str, Any] = {"color": style.colour(process), "linewidth": 0.5, "alpha": 0.7}
+    ax.plot(values.index, values, **own | look)
 
 
 def mean(ax: Axes, values: pd.Series, process: str = "midpoint", **look: Any) -> None:
     """Draw the centred mean over ``definitions.WINDOW`` steps: wide."""
     smooth = definitions.smoothed(values)
-    ax.plot(smooth.index, smooth, **{"color": style.colour(process), "linewidth": 2.4, "alpha": 0.75} | look)
+    own: dict[str, Any] = {"color": style.colour(process), "linewidth": 2.4, "alpha": 0.75}
+    ax.plot(smooth.index, smooth, **own | look)
 
 
 def flow(ax: Axes, values: pd.Series, process: str = "central", **look: Any) -> None:
