@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ CONFIG = """\
 lr: {lr}
 steps: 400
 seed: {seed}
-optimizer: {{_target_: optax.adam, learning_rate: {lr}, b2: 0.99}}
+optimizer: {{_target_: optax.adam, learning_rate: {lr}, b2: {b2}}}
 model: {{_target_: cflow_cli.models.mlp.MLP, widths: [32, 32]}}
 data: {{_target_: cflow_cli.datasets.digits.digits, n: 200}}
 loss: {{_target_: cflow_cli.losses.mse}}
@@ -56,6 +58,8 @@ def fabricate(
     stable_stops: int | None = None,
     status: str | None = "done",
     reason: str | None = None,
+    b2: float = 0.99,
+    diverges: bool = False,
 ) -> None:
     """Write a run whose loss is a line plus an oscillation of period 2; its flows miss it by a known part."""
     t = np.arange(steps)
@@ -67,6 +71,8 @@ def fabricate(
         grad_norm_sq=4 * line + (-1.0) ** t,
         effective_sharpness=5.0,
     )
+    if diverges:
+        discrete["status"] = np.where(t < steps - 1, "ok", "diverged").astype(object)
     midpoint = rows("midpoint", t[1:], loss=line[1:], effective_sharpness=np.where(t[1:] < 98, 1.0, 2.25))
     t, line = t[BRANCH:], line[BRANCH:]
     labels = np.full(len(t), "ok", object)
@@ -94,7 +100,8 @@ def fabricate(
     parts = [discrete, midpoint, central, stable]
     writer = RunWriter(folder)
     writer.start(
-        {"choices": {"model": "mlp"}, "steps": STEPS, "num_parameters": 7}, CONFIG.format(lr=lr, seed=seed)
+        {"choices": {"model": "mlp"}, "steps": STEPS, "num_parameters": 7},
+        CONFIG.format(lr=lr, seed=seed, b2=b2),
     )
     writer.write(
         {name: np.concatenate([part[name] for part in parts]) for name in discrete},
@@ -254,15 +261,66 @@ def test_groups_are_means_over_the_runs_that_are_done(
     assert estimate["standard_error"] == pytest.approx(np.std([0.01, 0.02, 0.06], ddof=1) / np.sqrt(3))
     assert rows[0]["loss_error_central"]["standard_error"] is None
     assert report.main([*arguments, "--format", "md", "--sort", "loss_error_central"]) == 0
-    assert "| adam | 0.1 | 3 of 4 | 3 ± 1.5 % |" in capsys.readouterr().out
+    assert "| adam | 0.1 | 3 of 4 | 3.0 ± 1.5 % |" in capsys.readouterr().out
+
+
+def test_a_diverged_run_is_no_part_of_a_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fabricate(tmp_path / "0", error=0.02)
+    fabricate(tmp_path / "1", seed=1, error=1e20, diverges=True)
+    assert (
+        report.main([str(tmp_path), "--by", "lr", "--metric", "loss_error_central", "--format", "json"]) == 0
+    )
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["runs"] == "1 of 2" and row["loss_error_central"]["mean"] == pytest.approx(0.02)
+    got = summary.summarise_folder(tmp_path / "1")
+    assert got.values["status"] == "diverged" and got.notes[0].startswith("discrete stopped at step 399")
+
+
+def test_a_sweep_is_told_apart_by_what_was_swept_and_counts_what_never_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, decay in enumerate((0.9, 0.99)):
+        fabricate(tmp_path / str(i), b2=decay)
+    jobs = [
+        {"number": i, "overrides": [f"optimizer.b2={b2}", "loss=mse"], "folder": str(i)}
+        for i, b2 in enumerate((0.9, 0.99, 0.999))
+    ]
+    sweep = {"axes": {"optimizer.b2": ["0.9", "0.99", "0.999"]}, "launches": [], "jobs": jobs}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+
+    def rows(*arguments: str) -> list[dict[str, Any]]:
+        assert report.main([str(tmp_path), "--format", "json", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)["rows"]
+
+    found = rows()
+    assert [(row["optimizer.b2"], row["status"]) for row in found] == [
+        (0.9, "done"),
+        (0.99, "done"),
+        (0.999, "missing"),
+    ]
+    assert found[2]["notes"] == ["it never began"] and found[2]["final_loss"] is None
+    assert [row["runs"] for row in rows("--by", "optimizer.b2")] == ["1", "1", "0 of 1"]
+    assert report.main([str(tmp_path), "--format", "md"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("| run | optimizer.b2 | loss |") and "0.999" not in out
 
 
 def test_what_cannot_be_reported_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no run in .*cflow run"):
         report.main([str(tmp_path)])
     fabricate(tmp_path / "run")
-    with pytest.raises(UserError, match=r"no column 'typo'.*loss_error_central"):
-        report.main([str(tmp_path), "--metric", "typo"])
+    with pytest.raises(
+        UserError, match=r"no column 'los_error_central' in these runs \(did you mean loss_error_central\?\)"
+    ):
+        report.main([str(tmp_path), "--metric", "los_error_central"])
+    for arguments, message in (
+        (["--format", "xml"], "invalid choice: 'xml'.*see cflow report --help"),
+        (["--html", str(tmp_path)], "it is a folder; give a file"),
+        (["--html", str(tmp_path / "no/page.html")], "there is no folder"),
+        (["--by", "lr", "--sort", "seed"], "cannot sort groups by seed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report.main([str(tmp_path), *arguments])
     with pytest.raises(UserError, match="which runs"):
         report.main([])
 
@@ -294,52 +352,128 @@ def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.Captur
         plot.main([str(tmp_path / "empty")])
 
 
-def opened(path: Path, view: str, tmp_path: Path) -> str:
-    """What a browser shows of a page after its script has run."""
-    flags = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    )
-    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
-    url = f"{path.resolve().as_uri()}#{view}"
-    done = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout.split('<script type="application/json"')[0]
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; the tests that need it are skipped where it or Playwright is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here to open the page with")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
-def test_the_page_sorts_filters_and_opens_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def opened(browser, path: Path, view: str = ""):
+    """The page in a tab, and the list of what went wrong there or was asked of the network."""
+    tab, wrong = browser.new_page(), []
+    tab.set_default_timeout(5000)
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
+    tab.goto(path.resolve().as_uri() + (f"#{view}" if view else ""))
+    return tab, wrong
+
+
+def column(tab, name: str) -> list[str]:
+    """What the table shows in one column."""
+    heads = tab.locator("#runs thead tr:first-child th").evaluate_all("all => all.map(th => th.dataset.name)")
+    return tab.locator(f"#runs tbody td:nth-child({heads.index(name) + 1})").all_inner_texts()
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page on a sweep of lr and seed, of whose six cells one failed and one never began."""
+    folder = tmp_path_factory.mktemp("page")
+    points = [(lr, seed) for lr in (0.1, 0.2, 0.4) for seed in (0, 1)]
     for i, error in enumerate((0.03, 0.01, 0.02, 0.05)):
-        fabricate(tmp_path / f"runs/{i}", seed=i % 2, lr=0.1 * (1 + i // 2), error=error)
-    fabricate(
-        tmp_path / "runs/4",
-        lr=0.4,
-        error=0.04,
-        steps=60,
-        status="failed",
-        reason="</script> & <b>trouble</b>",
-    )
-    path = tmp_path / "report.html"
-    assert report.main([str(tmp_path / "runs"), "--html", str(path)]) == 0
+        fabricate(folder / f"runs/{i}", lr=points[i][0], seed=points[i][1], error=error)
+    trouble = "</script> & <b>trouble</b>"
+    fabricate(folder / "runs/5", lr=0.4, seed=1, error=0.04, steps=60, status="failed", reason=trouble)
+    jobs = [
+        {"number": i, "overrides": [f"lr={lr}", f"seed={seed}"], "folder": str(i)}
+        for i, (lr, seed) in enumerate(points)
+    ]
+    sweep = {"axes": {"lr": ["0.1", "0.2", "0.4"], "seed": ["0", "1"]}, "launches": [], "jobs": jobs}
+    (folder / "runs/sweep.json").write_text(json.dumps(sweep))
+    assert report.main([str(folder / "runs"), "--html", str(folder / "report.html")]) == 0
+    return folder / "report.html"
+
+
+def test_the_page_sorts_filters_and_opens_runs(browser, sweep_page: Path) -> None:
     assert not re.search(
-        r"(src|href)=|url\(|fetch\(|http(?!://www.w3.org/2000/svg)", path.read_text()
+        r"(src|href)=\"(?!#|data:)|url\(|fetch\(|@import", sweep_page.read_text()
     )  # no network
+    tab, wrong = opened(browser, sweep_page)
+    assert column(tab, "run") == ["0", "1", "2", "3", "4", "5"]
+    assert column(tab, "status") == [*["done"] * 4, "missing", "failed"]
+    assert column(tab, "lr")[4:] == ["0.4", "0.4"]  # of the cell that never began too
+    assert tab.inner_text("#failures").count("trouble") == 1 and "it never began" in tab.inner_text(
+        "#failures"
+    )
+    assert tab.locator("#overview figure").count() > 10
+    cells = tab.locator("#heat td").all_inner_texts()
+    assert cells == ["3 %", "2 %", "missing", "1 %", "5 %", "failed"]  # lr by seed
+    head = tab.locator("th[data-name=loss_error_central] button")
+    head.click(), head.click()
+    assert column(tab, "run") == ["3", "5", "0", "2", "1", "4"]  # what has no value comes last
+    tab.click("#facets button:has-text('0.1')")
+    assert column(tab, "run") == ["0", "1"]
+    tab.click("#facets button:has-text('0.2')")
+    assert column(tab, "run") == ["3", "0", "2", "1"]
+    tab.fill("thead input[name=loss_error_central]", "2..4")
+    assert column(tab, "loss_error_central") == ["3 %", "2 %"]
+    assert "lr=%3D0.1%7C%3D0.2" in tab.url and "sort=-loss_error_central" in tab.url  # can be bookmarked
+    tab.click("#clear")
+    tab.fill("#search", "trouble")
+    assert column(tab, "run") == ["5"]
+    tab.click("#runs tbody tr")
+    assert "</script> & <b>trouble</b>" in tab.inner_text("#detail .error")
+    tab.keyboard.press("Escape")
+    tab.fill("#search", "")
+    tab.click("#runs tbody tr:nth-child(3)")
+    tab.wait_for_selector("#detail figure svg")
+    assert tab.locator("#detail h3").all_inner_texts()[:2] == ["loss", "effective eigenvalues"]
+    assert ["lr", "0.1"] in [row.split("\t") for row in tab.locator("#detail tr.differs").all_inner_texts()]
+    assert not wrong
+    tab.close()
 
-    def shown(view: str) -> tuple[list[str], str]:
-        html = opened(path, view, tmp_path)
-        assert re.search(r'<p id="errors"[^>]*></p>', html), "the page had an error"
-        body = re.search(r'<table id="runs">.*?<tbody>(.*?)</tbody>', html, re.DOTALL)
-        assert body is not None
-        return re.findall(r'<tr[^>]*><td class="text">(.*?)</td>', body[1]), html
 
-    runs, html = shown("")
-    assert runs == ["0", "1", "2", "3", "4"]
-    assert "failed after 60 of 400 steps: &lt;/script&gt; &amp; &lt;b&gt;trouble" in html
-    assert html.count("<svg") >= 10 and 'id="map" hidden' not in html  # overviews, and a map of lr and seed
-    assert shown("sort=-loss_error_central")[0] == ["3", "4", "0", "2", "1"]
-    assert shown("lr=<0.15&loss_error_central=>2")[0] == ["0"]
-    assert shown("status=failed")[0] == ["4"]
-    runs, html = shown("run=2")
-    assert "distance from the optimizer" in html and "settings (those that differ" in html
-    assert re.search(r'<tr class="differs"><td>lr</td><td>0.2</td>', html)
+def test_the_address_holds_the_view(browser, sweep_page: Path) -> None:
+    tab, wrong = opened(browser, sweep_page, "lr=<0.15&loss_error_central=>2")
+    assert column(tab, "run") == ["0"]
+    for view, runs in (
+        ("status=failed|missing", ["4", "5"]),
+        ("sort=-loss_error_central&run=2", ["3", "5", "0", "2", "1", "4"]),
+    ):
+        tab.evaluate("view => { location.hash = view; }", view)
+        tab.reload()
+        assert column(tab, "run") == runs
+    tab.wait_for_selector("#detail figure svg")
+    assert not wrong
+    tab.close()
+
+
+def test_a_page_of_hundreds_of_runs_shows_some_at_a_time(browser, tmp_path: Path) -> None:
+    fabricate(tmp_path / "run")
+    one = summary.summarise_folder(tmp_path / "run")
+    many = [
+        dataclasses.replace(
+            one,
+            folder=tmp_path / str(i),
+            values=one.values | {"run": str(i), "lr": 0.01 * (1 + i % 10), "seed": i // 10},
+            config=one.config | {"lr": 0.01 * (1 + i % 10), "seed": i // 10},
+        )
+        for i in range(500)
+    ]
+    page.write_page(many, tmp_path / "report.html")
+    tab, wrong = opened(browser, tmp_path / "report.html")
+    assert len(column(tab, "run")) == 25 and tab.inner_text("#count") == "500 runs"
+    tab.click("#pages button:has-text('20')")
+    assert column(tab, "run")[-1] == "499"
+    tab.select_option("#size", "100")
+    assert len(column(tab, "run")) == 100 and tab.locator("circle").count() < 500 and not wrong
+    tab.close()
 
 
 def test_curves_are_thinned_without_losing_their_spikes() -> None:

@@ -178,6 +178,16 @@ def test_damage_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_columns_an_older_version_did_not_write_are_not_measured(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.start({})
+    writer.finish("done")
+    part = tmp_path / "run/metrics/part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["speed", "status"]), part)
+    metrics = read_run(tmp_path / "run").metrics
+    assert list(metrics) == [column.name for column in METRICS]
+
+
 def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path) -> None:
     RunWriter(tmp_path / "mine").start({})
     assert read_run(tmp_path / "mine").status == "running"

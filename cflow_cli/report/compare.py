@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.table import Table
 
     from cflow_cli.report import summary, table
-    from cflow_cli.report.page import compare_configs
     from cflow_cli.storage import read_run
 
     runs = [read_run(arguments.first), read_run(arguments.second)]
@@ -66,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out.add_row(*line)
         console.print(out)
 
-    differing, _ = compare_configs(rows)
+    differing, _ = table.compare_configs(rows)
     if differing:
         texts = [[key, *(str(row.config.get(key, "–")) for row in rows)] for key in differing]
         show("settings that differ", ["", *names], texts)

@@ -261,8 +261,9 @@ QUANTITIES: tuple[Quantity, ...] = (
         "status",
         "status",
         "text",
-        "done, running, interrupted, failed, killed (its process is gone) or unreadable; reasons, and "
-        "processes that stopped or did not converge, are in the notes",
+        "done, running, interrupted, failed, diverged (done, but the optimizer's own loss exploded), killed (its "
+        "process is gone) or unreadable; of a cell of a sweep also pending, silent, or missing (it never began). "
+        "Reasons, and processes that stopped or did not converge, are in the notes",
     ),
     Quantity("wall_seconds", "time", "seconds", "wall time, compilation included"),
 )

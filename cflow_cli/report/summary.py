@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,6 +13,9 @@ from cflow_cli.errors import UserError
 from cflow_cli.records import Status
 from cflow_cli.report import definitions
 from cflow_cli.storage import Run, read_run
+
+if TYPE_CHECKING:
+    from cflow_cli.sweeps import Cell
 
 _COLUMNS = (
     "step",
@@ -45,6 +48,8 @@ class Summary:
         Sentences: why it failed, which process stopped or did not converge.
     config
         The resolved config with dotted keys, ``optimizer.b2`` and so on.
+    about
+        How it came about: command, device, versions and so on.
     """
 
     folder: Path
@@ -52,10 +57,28 @@ class Summary:
     flows: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
         """Value of a quantity or of a dotted key of the config."""
         return self.values.get(name, self.config.get(name))
+
+
+def not_begun(cell: Cell, name: str) -> Summary:
+    """Summarise a cell of a sweep that has no folder yet: its status, and the values it is to have.
+
+    Parameters
+    ----------
+    cell
+        From :func:`cflow_cli.sweeps.cells`.
+    name
+        How the report calls it.
+    """
+    values: dict[str, Any] = {"run": name, "status": cell.status}
+    for text in cell.job.overrides if cell.job else ():
+        key, _, value = text.lstrip("+~").partition("=")
+        values["loss_function" if key == "loss" else key] = _number(value)
+    return Summary(cell.folder, values, notes=(cell.note,) if cell.note else ())
 
 
 def summarise_folder(folder: Path, name: str | None = None) -> Summary:
@@ -77,7 +100,7 @@ def summarise_folder(folder: Path, name: str | None = None) -> Summary:
         return summarise(run, name)
     except UserError as error:
         values = {"run": name, **_identity(run), "status": "unreadable"}
-        return Summary(folder, values, notes=(str(error),), config=flat(run.config))
+        return Summary(folder, values, notes=(str(error),), config=_settings(run), about=_about(run))
 
 
 def summarise(run: Run, name: str | None = None) -> Summary:
@@ -103,6 +126,8 @@ def summarise(run: Run, name: str | None = None) -> Summary:
     loss = of(discrete, "loss")
     grad = of(discrete, "grad_norm_sq")
     values["steps"] = None if metrics.empty else int(metrics["step"].max()) + 1
+    if run.status == "done" and _stopped(metrics, "discrete") is not None:
+        values["status"] = "diverged"
     values["final_loss"] = _last(loss)
     values["final_test_accuracy"] = _last(of(discrete, "test_accuracy"))
 
@@ -132,7 +157,7 @@ def summarise(run: Run, name: str | None = None) -> Summary:
     known = {
         name: None if isinstance(value, float) and value != value else value for name, value in values.items()
     }
-    return Summary(run.folder, known, flows, tuple(notes), flat(run.config))
+    return Summary(run.folder, known, flows, tuple(notes), _settings(run), _about(run))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,6 +210,54 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
+def _settings(run: Run) -> dict[str, Any]:
+    """The config with dotted keys; a schedule by its name, which the config itself does not have."""
+    settings, choices = flat(run.config), run.manifest.get("choices") or {}
+    return settings | {key: choices[key] for key in ("schedule",) if key in choices}
+
+
+def _about(run: Run) -> dict[str, str]:
+    """How a run came about, in the words of a reader."""
+    manifest = run.manifest
+    counts = manifest.get("counts") or {}
+    spent = [
+        f"{process}: "
+        + ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in of.items() if number)
+        for process, of in counts.items()
+    ]
+    told = {
+        "command": manifest.get("command_line"),
+        "folder": str(run.folder.resolve()),
+        "where and when": ", ".join(
+            str(manifest[key]) for key in ("host", "device", "started") if manifest.get(key)
+        ),
+        "data": manifest.get("data_description"),
+        "spent": "; ".join(text for text in spent if not text.endswith(": ")),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()
+        ),
+        "commit": manifest.get("git_commit"),
+    }
+    return {heading: str(text) for heading, text in told.items() if text}
+
+
+def _number(text: str) -> Any:
+    """The value of an override, as far as a report must know it: a number is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"null": None, "true": True, "false": False}.get(text, text)
+
+
+def _stopped(metrics: pd.DataFrame, process: str) -> int | None:
+    """The step at which a process stopped before its time; None if it did not."""
+    stops = [status.label for status in Status if status.stops]
+    rows = metrics[(metrics["process"] == process) & metrics["status"].isin(stops)]
+    return int(rows["step"].min()) if len(rows) else None
+
+
 def _branch(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> int:
     rows = metrics.loc[metrics["process"].isin(list(flows)), "step"]
     return int(rows.min()) if len(rows) else int(run.manifest.get("warm_start") or 0)
@@ -209,6 +282,8 @@ def _notes(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> list[str]:
         else:
             of_all = int((metrics["process"] == process).sum())
             notes.append(f"{process}: {label} at {len(rows)} of {of_all} steps: {sentence}")
+    # That the optimizer itself stopped explains the others.
+    notes.sort(key=lambda note: not note.startswith("discrete stopped"))
     for flow in flows:
         if metrics.loc[metrics["process"] == flow, "distance_to_discrete"].isna().all():
             notes.append(f"{flow}: its distance from the optimizer was not recorded")

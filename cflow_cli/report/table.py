@@ -6,16 +6,22 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cflow_cli.config import did_you_mean
 from cflow_cli.errors import UserError
 from cflow_cli.report.definitions import Quantity, quantities
 from cflow_cli.report.summary import Summary
 
 # Columns that identify a run; left out of the body, and said once above it, when all runs agree.
 _IDENTITY = ("optimizer", "lr", "model", "data", "seed", "steps")
+# Settings that follow another one or are shown under another name.
+_IMPLIED = ("loss", "model", "data", "optimizer", "name", "hydra.run.dir")
+# Runs that differ in more settings than this are no sweep: a table for a reader leaves the settings out.
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def build(
     sort: str | None = None,
     reverse: bool = False,
     complete: bool = False,
+    swept: Sequence[str] = (),
 ) -> Table:
     """Arrange summaries as a table.
 
@@ -98,6 +105,8 @@ def build(
     complete
         Keep every column, for a program; otherwise, for a reader, only the usual ones, and those that
         say what was run only where runs differ.
+    swept
+        Config keys that were swept, which are always shown.
 
     Raises
     ------
@@ -105,13 +114,20 @@ def build(
         When a name is neither a quantity nor a config key; the sentence lists the quantities.
     """
     known = {quantity.name: quantity for quantity in columns_for(summaries)}
+    keys = dict.fromkeys(key for summary in summaries for key in summary.config)
     for name in (*by, *metrics, *([sort] if sort else [])):
-        if name not in known and not any(name in summary.config for summary in summaries):
+        if name not in known and name not in keys:
             raise UserError(
-                f"no column {name!r} in these runs; choose from {', '.join(known)} or a key of the config "
-                "such as optimizer.b2"
+                f"no column {name!r} in these runs{did_you_mean(name, [*known, *keys])}; choose from "
+                f"{', '.join(known)} or a key of the config such as {next(iter(keys), 'optimizer.b2')}"
             )
     default = [quantity for quantity in known.values() if quantity.shown or complete]
+    differing = telling_keys(summaries)
+    if not complete and len(differing) > _FEW:
+        differing = [key for key in differing if key in swept]
+    # What was varied is read together with what was chosen.
+    first = next((place for place, q in enumerate(default) if q.name == "steps"), len(default))
+    default[first:first] = [_key(key, summaries) for key in differing if key not in known]
     chosen = [known.get(name, _key(name, summaries)) for name in metrics] or default
     if by:
         return _grouped(
@@ -170,10 +186,8 @@ def show(value: Any, kind: str) -> str:
     if isinstance(value, Estimate):
         if value.error is None:
             return show(value.mean, "number" if kind == "count" else kind)
-        if kind == "percent":
-            return f"{100 * value.mean:.3g} ± {100 * value.error:.2g} %"
-        unit = " s" if kind == "seconds" else ""
-        return f"{value.mean:.3g} ± {value.error:.2g}{unit}"
+        scale, unit = {"percent": (100, " %"), "seconds": (1, " s")}.get(kind, (1, ""))
+        return with_error(scale * value.mean, scale * value.error) + unit
     if isinstance(value, str) or kind == "text":
         return str(value)
     if isinstance(value, bool) or kind == "count":
@@ -185,7 +199,31 @@ def show(value: Any, kind: str) -> str:
             return f"{value:.3g} s"
         minutes, seconds = divmod(round(value), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
+    if not 1000 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{float(f'{value:.4g}'):.0f}"
+
+
+def with_error(mean: float, error: float) -> str:
+    """Format a mean with its error: the error to two digits, the mean to the same place.
+
+    Examples
+    --------
+    >>> with_error(0.031234, 0.0011), with_error(143.2, 5.13), with_error(12345, 678), with_error(2, 0)
+    ('0.0312 ± 0.0011', '143.2 ± 5.1', '12345 ± 678', '2 ± 0')
+    >>> with_error(1.23456e-7, 4.5e-9)
+    '(1.235 ± 0.045)e-07'
+    """
+    largest = max(abs(mean), abs(error))
+    if not math.isfinite(largest) or not math.isfinite(error) or error == 0:
+        return f"{mean:.3g} ± {error:.2g}"
+    if not 1e-4 <= largest < 1e6:
+        power = math.floor(math.log10(largest))
+        return f"({with_error(mean / 10**power, error / 10**power)})e{power:+03d}"
+    places = max(1 - math.floor(math.log10(error)), 0)
+    # An error far below the mean's own precision is no reason for a dozen digits.
+    places = min(places, 6 - math.floor(math.log10(largest)))
+    return f"{mean:.{places}f} ± {error:.{places}f}"
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -205,6 +243,40 @@ def told(table: Table) -> list[str]:
     return lines
 
 
+def compare_configs(summaries: Sequence[Summary]) -> tuple[list[str], dict[str, Any]]:
+    """Tell the config keys that differ between runs from those all agree on.
+
+    Returns
+    -------
+    differing
+        Keys, sorted; a key only some runs have differs.
+    shared
+        Key to the common value.
+    """
+    configs = [summary.config for summary in summaries if summary.config]
+    differing, shared = [], {}
+    for key in sorted({key for config in configs for key in config}):
+        values = [config.get(key) for config in configs]
+        if all(value == values[0] for value in values[1:]) and all(key in config for config in configs):
+            shared[key] = values[0]
+        else:
+            differing.append(key)
+    return differing, shared
+
+
+def telling_keys(summaries: Sequence[Summary]) -> list[str]:
+    """List the config keys that differ between runs and tell more than their optimizer, model and data do."""
+    found = []
+    for key in compare_configs(summaries)[0]:
+        # optimizer.learning_rate follows lr, and targets follow the names already shown.
+        if key.endswith(("_target_", ".learning_rate")) or key in _IMPLIED:
+            continue
+        # A setting only one optimizer has tells no runs apart that its name would not.
+        if len({str(s.config[key]) for s in summaries if s.config.get(key) is not None}) > 1:
+            found.append(key)
+    return found
+
+
 def columns_for(summaries: Sequence[Summary]) -> list[Quantity]:
     """List all quantities these runs can have: the central flow's before the stable one's before others'."""
     found = dict.fromkeys(flow for summary in summaries for flow in summary.flows)
@@ -215,7 +287,7 @@ def columns_for(summaries: Sequence[Summary]) -> list[Quantity]:
 def _key(name: str, summaries: Sequence[Summary]) -> Quantity:
     values = [summary.get(name) for summary in summaries]
     numeric = any(_is_number(value) for value in values)
-    return Quantity(name, name, "number" if numeric else "text", f"{name} of the config")
+    return Quantity(name, name, "number" if numeric else "text", f"the setting {name}")
 
 
 def _is_number(value: Any) -> bool:
@@ -338,13 +410,23 @@ _LATEX = str.maketrans(
 )
 
 
+def _typeset(text: str, kind: str) -> str:
+    text = text.translate(_LATEX)
+    power = r"(?<=[\d)])e([+-]?\d+)"
+    return text if kind == "text" else re.sub(power, lambda m: rf"$\times10^{{{int(m[1])}}}$", text)
+
+
 def _latex(table: Table) -> str:
     def line(texts: Sequence[str]) -> str:
-        return " & ".join(text.translate(_LATEX) for text in texts) + r" \\"
+        kinds = [column.kind for column in table.columns]
+        return " & ".join(_typeset(text, kind) for text, kind in zip(texts, kinds)) + r" \\"
 
     align = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    told_ = [f"% in all runs: {heading} {show(value, 'number')}" for heading, value in table.shared]
+    told_ += [f"% {line}" for line in told(table)]
     lines = [
         r"% needs \usepackage{booktabs}",
+        *told_,
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
         line([column.heading for column in table.columns]),

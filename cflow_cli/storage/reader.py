@@ -61,8 +61,12 @@ class Run:
         for path in tables.part_paths(self.folder / name):
             try:
                 part = pq.ParquetFile(path).read(columns=chosen.names)
+                # A run of an older version lacks the columns that came later: they were not measured.
+                for field in chosen:
+                    if field.name not in part.column_names:
+                        part = part.append_column(field, pa.nulls(len(part), field.type))
                 parts.append(part.select(chosen.names).cast(chosen))
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise UserError(
                     f"{path} is damaged ({str(error).splitlines()[0]}); the other parts are readable: "
                     "copy it again from where it was written, or delete it to go on without its steps"
