@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for head in heads:
             out.add_column(head, overflow="fold")
         for line in lines:
-            out.add_row(*line)
+            # What is the same steps back behind what differs.
+            out.add_row(*line, style="dim" if len(line) > 2 and line[1] == line[2] else None)
         console.print(out)
 
     differing, _ = table.compare_configs(rows)
@@ -84,12 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if process in present[1]:
             losses = [definitions.series(table_, process, "loss") for table_ in metrics]
             any_, visible, common = first_difference(*losses)
-            same = f"the same at all {common} common steps"
-            if any_ is None and visible is None:
+            same = (
+                f"the same at all {common} common steps" if common > 1 else "the same at the one common step"
+            )
+            if not common:
+                lines.append([process, "no common step", ""])
+            elif any_ is None:
                 lines.append([process, same, ""])
             else:
                 lines.append([process, str(any_), "never" if visible is None else str(visible)])
-    show("first step at which the losses differ", ["", "at all", f"by {VISIBLE:.0%}"], lines)
+    if lines:
+        show("first step at which the losses differ", ["", "at all", f"by {VISIBLE:.0%}"], lines)
+    else:
+        console.print("the runs have no process in common")
     for row in rows:
         for note in row.notes:
             console.print(f"{row.get('run')}: {note}", style="yellow", soft_wrap=True)

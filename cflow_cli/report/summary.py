@@ -77,7 +77,8 @@ def not_begun(cell: Cell, name: str) -> Summary:
     values: dict[str, Any] = {"run": name, "status": cell.status}
     for text in cell.job.overrides if cell.job else ():
         key, _, value = text.lstrip("+~").partition("=")
-        values["loss_function" if key == "loss" else key] = _number(value)
+        if key != "steps":  # the column has those that were taken
+            values["loss_function" if key == "loss" else key] = _number(value)
     return Summary(cell.folder, values, notes=(cell.note,) if cell.note else ())
 
 
