@@ -71,6 +71,27 @@ def spectrum(run: Run, process: str, kind: str = "effective") -> pd.DataFrame:
     return wide.reindex(range(int(wide.index[0]), int(wide.index[-1]) + 1, spacing))
 
 
+def second_moment(run: Run, process: str) -> pd.Series:
+    """ν̂ of Scalar RMSProp, bias-corrected where the run's is: (η/D − ε)², as D = η/(√ν̂ + ε)."""
+    step_size = series(run, process, "preconditioner_mean")
+    eps = float(run.config["optimizer"]["eps"])
+    return (series(run, process, "learning_rate")[step_size.index] / step_size - eps) ** 2
+
+
+def watched_moments(run: Run, process: str, kind: str = "preconditioner") -> pd.DataFrame:
+    """ν̂ of RMSProp at the watched weights, (η/D − ε)²: a row per measurement, a column per weight.
+
+    Parameters
+    ----------
+    run, process
+        Of what.
+    kind
+        ``preconditioner``, or ``stationary_preconditioner`` for that at rest, ν̄.
+    """
+    eps = float(run.config["optimizer"]["eps"])
+    return (learning_rate(run) / spectrum(run, process, kind).dropna() - eps) ** 2
+
+
 def raw(ax: Axes, values: pd.Series, process: str = "discrete", **look: Any) -> None:
     """Draw what oscillates: thin and pale."""
     own: dict[str, Any] = {"color": style.colour(process), "linewidth": 0.5, "alpha": 0.7}
