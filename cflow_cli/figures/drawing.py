@@ -88,7 +88,8 @@ def watched_moments(run: Run, process: str, kind: str = "preconditioner") -> pd.
     kind
         ``preconditioner``, or ``stationary_preconditioner`` for that at rest, ν̄.
     """
-    eps = float(run.config["optimizer"]["eps"])
+    # The program for the stationary one neglects ε.
+    eps = float(run.config["optimizer"]["eps"]) if kind == "preconditioner" else 0.0
     return (learning_rate(run) / spectrum(run, process, kind).dropna() - eps) ** 2
 
 
