@@ -42,7 +42,7 @@ zoo: $(VENV)/.dev  ## cost of every model's derivatives, and its run through the
 chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
 	$(BIN)/python -m benchmarks.chaos
 
-docs: $(VENV)/.dev  ## the documentation as a site in site/
+docs: $(VENV)/.run  ## the documentation as a site in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 

@@ -258,6 +258,12 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Di
     ------
     UserError
         One sentence on what is wrong and what is allowed.
+
+    Examples
+    --------
+    >>> cfg = compose(["optimizer=adam", "lr=0.01"])
+    >>> cfg.optimizer.learning_rate, cfg.model.widths
+    (0.01, [32, 32])
     """
     with hydra_session(config_dir) as hydra:
         return without_hydra(composed(hydra, overrides, config_dir))

@@ -1,13 +1,22 @@
-"""Pages that are made from the code when the site is built, so that they cannot tell anything else."""
+"""Pages made from the code when the site is built, so that they cannot tell anything else; and the formulas."""
 
 from __future__ import annotations
 
+import html
+import io
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+import ziamath
+from fontTools.subset import Options as SubsetOptions
+from fontTools.subset import Subsetter
+from fontTools.ttLib import TTFont
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +37,54 @@ _GROUPS = {
 }
 
 
+def on_config(config):
+    """Put the gallery into the navigation where it has been drawn: `cflow figures` writes it."""
+    if (ROOT / "docs" / "gallery.md").exists():
+        config.nav.insert(2, {"Gallery": "gallery.md"})
+    return config
+
+
+def on_page_content(content: str, page, config, files) -> str:
+    """Formulas as MathML, which browsers draw without a script or fonts from elsewhere; roles of docstrings as code."""
+    content = re.sub(
+        r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
+        lambda found: mathml(html.unescape(found[3]), display=found[2] == "["),
+        content,
+        flags=re.DOTALL,
+    )
+    return re.sub(
+        r":(?:class|meth|func|data|mod|attr|exc):<code>~?(?:[\w.]*\.)?(\w+)</code>",
+        r"<code>\1</code>",
+        content,
+    )
+
+
+def on_post_page(output: str, page, config) -> str:
+    """Refuse a page that needs the network to be shown."""
+    for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", output):
+        if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag):
+            raise PluginError(f"{page.file.src_path} takes something from the network: {tag}")
+    return output
+
+
+def mathml(latex: str, *, display: bool) -> str:
+    """A formula as MathML."""
+    found = convert(latex, display="block" if display else "inline")
+    # Relations and brackets come as identifiers, which have no space around them.
+    found = re.sub(r"<mi>&#x([0-9A-F]+);</mi>", _symbol, found)
+    # A sign after a bracket, a relation or a comma stands close to its number.
+    before = r"(<mo[^>]*>(?:&#x0003D;|&#x00028;|&#x0002C;|[(=,])</mo>)"
+    return re.sub(before + r"<mo>(&#x02212;|−)</mo>", r'\1<mo form="prefix">−</mo>', found)
+
+
+def _symbol(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    if unicodedata.category(character)[0] == "L":
+        return found[0]
+    stretchy = ' stretchy="false"' if unicodedata.category(character) in ("Ps", "Pe") else ""
+    return f"<mo{stretchy}>{character}</mo>"
+
+
 def on_files(files: Files, config) -> Files:
     """Add the generated pages."""
     for name, text in (
@@ -36,13 +93,45 @@ def on_files(files: Files, config) -> Files:
         ("columns.md", columns()),
     ):
         files.append(File.generated(config, name, content=text))
+    files.append(File.generated(config, "assets/math.ttf", content=math_font()))
     return files
+
+
+def math_font() -> bytes:
+    """STIX Two Math (Open Font License) as Ziamath brings it, less most letters: not every system can set formulas."""
+    path = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+    font = TTFont(path)
+    # Latin, Greek, accents, punctuation, arrows, operators, and the italics that letters in formulas become.
+    ranges = (
+        (0x20, 0xFF),
+        (0x300, 0x3FF),
+        (0x2010, 0x2044),
+        (0x2190, 0x22FF),
+        (0x27C0, 0x27EF),
+        (0x2A00, 0x2AFF),
+    )
+    ranges += (0x1D434, 0x1D467), (0x1D6E2, 0x1D71B)
+    characters = {code for first, last in ranges for code in range(first, last + 1)}
+    subsetter = Subsetter(
+        SubsetOptions(layout_features=["ssty", "rtlm"], drop_tables=["DSIG", "GPOS", "GDEF"])
+    )
+    subsetter.populate(unicodes=characters)
+    subsetter.subset(font)
+    out = io.BytesIO()
+    font.save(out)
+    return out.getvalue()
 
 
 def index() -> str:
     """The README; its links into docs/ lead to the pages, and those to other files of the repository to nothing."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("(docs/", "(")
+    # A link that shows a file's name shows the title of its page.
+    text = re.sub(r"\[docs/(\w+)\.md\]", lambda found: f"[{_title(found[1])}]", text)
     return re.sub(r"\[([^\]]+)\]\((?:CHANGELOG\.md|CITATION\.cff|LICENSE)\)", r"\1", text)
+
+
+def _title(page: str) -> str:
+    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def configuration() -> str:
@@ -74,7 +163,7 @@ def _table(path: Path, skip: tuple[str, ...]) -> list[str]:
         if key.split(".")[0] not in skip
         or (key.startswith("hydra.launcher") and path.parent.name == "launcher")
     ]
-    return ["| key | default | |", "|---|---|---|", *rows] if rows else []
+    return ["| key | default | meaning |", "|---|---|---|", *rows] if rows else []
 
 
 def _leaves(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, yaml.Node, int]]:
@@ -113,6 +202,6 @@ def columns() -> str:
         ]
     lines += ["", "## Kinds of eigenvalues", "", "| kind | value |", "|---|---|"]
     lines += [f"| `{kind}` | {text} |" for kind, text in records.KINDS.items()]
-    lines += ["", "## Statuses of a process", "", "| status | stops it | |", "|---|---|---|"]
+    lines += ["", "## Statuses of a process", "", "| status | stops it | meaning |", "|---|---|---|"]
     lines += [f"| `{s.label}` | {'yes' if s.stops else 'no'} | {s.sentence} |" for s in records.Status]
     return "\n".join(lines) + "\n"

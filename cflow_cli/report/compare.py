@@ -120,6 +120,12 @@ def first_difference(one: pd.Series, two: pd.Series) -> tuple[int | None, int | 
         First at which they differ by 1 % of the smaller one.
     common
         Number of common steps.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> first_difference(pd.Series([1.0, 2.0, 4.0]), pd.Series([1.0, 2.001, 5.0]))
+    (1, 2, 3)
     """
     steps = one.index.intersection(two.index)
     one, two = one[steps], two[steps]

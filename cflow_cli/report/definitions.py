@@ -66,6 +66,11 @@ def smoothed(values: pd.Series, window: int = WINDOW) -> pd.Series:
     ------
     ValueError
         When the window is odd or not positive.
+
+    Examples
+    --------
+    >>> smoothed(pd.Series([1.0, 3.0, 1.0, 3.0, 1.0]), window=2).tolist()  # blind to a period of 2
+    [2.0, 2.0, 2.0]
     """
     if window < 2 or window % 2:
         raise ValueError(f"the smoothing window must be even and positive, got {window}")
@@ -93,6 +98,11 @@ def onset(effective_sharpness: pd.Series, start: int = 0) -> int | None:
         the optimizer itself.
     start
         Branch point of the flows: before it an adaptive optimizer's D may be infinite.
+
+    Examples
+    --------
+    >>> onset(pd.Series([1.0, 2.5, 1.5, 1.99, 2.0, 2.0, 2.0, 2.0]))  # the spike at step 1 is none
+    3
     """
     values = effective_sharpness[effective_sharpness.index >= start].dropna()
     above = np.append(values.to_numpy() >= EDGE, np.ones(PERSISTENCE - 1, bool))

@@ -394,6 +394,12 @@ def thinned(
     spikes
         Keep the smallest and the largest value of each stretch, as an oscillating curve needs;
         otherwise points at even distances.
+
+    Examples
+    --------
+    >>> spike = pd.Series([0.0, 0, 0, 9, 0, 0, 0, 0])
+    >>> thinned(spike, 4), thinned(spike, 4, spikes=True)
+    (([0, 2, 4, 6], [0.0, 0.0, 0.0, 0.0]), ([0, 3, 4], [0.0, 9.0, 0.0]))
     """
     values = values[np.isfinite(values)]
     if len(values) > points:

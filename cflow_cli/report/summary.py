@@ -162,7 +162,13 @@ def summarise(run: Run, name: str | None = None) -> Summary:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys; lists become text."""
+    """Flatten a nested config into dotted keys; lists become text.
+
+    Examples
+    --------
+    >>> flat({"lr": 0.1, "model": {"widths": [32, 32]}})
+    {'lr': 0.1, 'model.widths': '[32, 32]'}
+    """
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -173,7 +179,13 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Shortest names that tell runs apart: their paths below the deepest folder they share."""
+    """Shortest names that tell runs apart: their paths below the deepest folder they share.
+
+    Examples
+    --------
+    >>> names_of([Path("outputs/a/0"), Path("outputs/a/1"), Path("outputs/b")])
+    ['a/0', 'a/1', 'b']
+    """
     resolved = [folder.resolve() for folder in folders]
     if len(resolved) == 1:
         return [resolved[0].name]

@@ -44,7 +44,13 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate | None:
-        """Estimate from the values of the runs; None if there are none."""
+        """Estimate from the values of the runs; None if there are none.
+
+        Examples
+        --------
+        >>> Estimate.of([1.0, 2.0, 3.0])
+        Estimate(mean=2.0, error=0.5773502691896257, runs=3)
+        """
         n = len(values)
         if n == 0:
             return None

@@ -59,11 +59,17 @@ class RunWriter:
 
     Examples
     --------
+    >>> import tempfile
+    >>> from cflow_cli.storage import read_run
+    >>> folder = tempfile.mkdtemp()
     >>> writer = RunWriter(folder)
-    >>> writer.start({"seed": 0, "steps": 500})
-    >>> for chunk in simulation:
+    >>> writer.start({"seed": 0, "steps": 500}, "lr: 0.1")
+    >>> for chunk in []:  # a Simulation
     ...     writer.write(chunk.metrics, chunk.eigenvalues)
     >>> writer.finish("done")
+    >>> run = read_run(folder)
+    >>> run.status, run.config["lr"], len(run.metrics)
+    ('done', 0.1, 0)
     """
 
     def __init__(self, folder: Path | str, *, flush_seconds: float = 10.0, max_rows: int = 1_000_000):
