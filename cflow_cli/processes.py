@@ -299,7 +299,7 @@ def _oscillation_record(
     x = found.oscillation.x
     sigma, basis = jnp.linalg.eigh(x)
     sigma, basis = sigma[::-1], basis[:, ::-1]
-    along = (found.pairs.vectors / jnp.sqrt(found.preconditioner)) @ away
+    along = found.pairs.vectors @ (away / jnp.sqrt(found.preconditioner))
     exists = (jnp.arange(sigma.shape[0]) < critical) & oscillates
     i = context.coordinates
     return {

@@ -7,6 +7,7 @@ import pytest
 
 from cflow_cli import Problem
 from cflow_cli.curvature import random_rows, track
+from cflow_cli.curvature.block import in_slices
 from cflow_cli.errors import UserError
 
 
@@ -114,3 +115,9 @@ def test_eigenvalues_are_followed_through_crossings():
         rows, values, exact = follow(rows, t, jax.random.PRNGKey(i), 100 if i == 0 else 4)
         count = int((exact > 1.5).sum())
         np.testing.assert_allclose(values[:count], exact[:count], rtol=1e-4, err_msg=f"t={t}")
+
+
+def test_sums_over_slices_are_those_over_all_weights():
+    a, b = (jnp.asarray(np.random.default_rng(s).standard_normal((3, 1000))) for s in (0, 1))
+    (found,) = in_slices(lambda cut: (cut(a) @ (cut(b) * cut(jnp.full(1, 2.0))).T,), 1000, 10**6)
+    np.testing.assert_allclose(found, 2 * a @ b.T, rtol=1e-12)

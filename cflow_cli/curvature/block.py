@@ -17,8 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 Rows = Float[Array, "block params"]
 MatVec = Callable[[Rows], Rows]
+Cut = Callable[[Array], Array]
 
 _LOOSE = 5.0
+# Numbers of a matrix that a CPU keeps at hand.
+_CACHED = 2**16
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -57,6 +60,38 @@ def gram(a: Rows, b: Rows) -> Float[Array, "rows cols"]:
 def combine(coefficients: Float[Array, "out rows"], rows: Rows) -> Rows:
     """Linear combinations of rows, in full precision of the dtype."""
     return jnp.matmul(coefficients, rows, precision=_HIGHEST)
+
+
+def in_slices(part: Callable[[Cut], tuple[Array, ...]], length: int, rows: int) -> tuple[Array, ...]:
+    """Sums over slices of the weights, each so short that ``rows`` rows of it stay in a CPU's cache.
+
+    Parameters
+    ----------
+    part
+        Takes a function that cuts a slice out of the last axis, where that runs over all weights, and returns what
+        the slice adds to the sums.
+    length
+        Number of weights.
+    rows
+        Rows that a slice has in memory at once.
+    """
+    size = min(max(_CACHED // rows, 256), length) if jax.default_backend() == "cpu" else length
+    whole, rest = divmod(length, size)
+
+    def cut(start: int | Array, size: int) -> tuple[Array, ...]:
+        return part(
+            lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, -1) if a.shape[-1:] == (length,) else a
+        )
+
+    def add(s: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        return jax.tree.map(jnp.add, sums, cut(s * size, size))
+
+    sums = (
+        cut(whole * size, rest)
+        if rest
+        else jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: cut(0, size)))
+    )
+    return jax.lax.fori_loop(0, whole, add, sums)
 
 
 def preconditioned(hvp: MatVec, d: Float[Array, " params_or_1"]) -> MatVec:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import RitzPairs, combine, gram
+from ..curvature.block import RitzPairs, gram
 from ..optimizers.update_map import COUNTER, UpdateMap
 from ..problem import Linearization, Problem
 from ..records import Status
@@ -137,13 +136,11 @@ def between(
 
 
 def damping(
-    where: Bool[Array, " block"],
-    values: Float[Array, " block"],
-    dt: float,
-    u: Float[Array, "block params"],
-    covectors: Float[Array, "block params"],
-) -> Callable[[Float[Array, " params"]], Float[Array, " params"]]:
-    """Φ: a whole step leaves λ ≈ 2 neutrally stable; take (1 − e^{−λdt})/(λdt) of a gradient along such directions.
+    where: Bool[Array, " block"], values: Float[Array, " block"], dt: float
+) -> Float[Array, " block"]:
+    """What Φ takes away along each tracked direction: a whole step leaves λ ≈ 2 neutrally stable.
+
+    Φ takes (1 − e^{−λdt})/(λdt) of a gradient along the directions ``where`` it applies; this is that less one.
 
     Parameters
     ----------
@@ -151,12 +148,9 @@ def damping(
         Which of the tracked directions are damped, and their effective eigenvalues λ.
     dt
         Part of an optimizer step.
-    u, covectors
-        D^½ v and D^{-½} v of the eigenvectors v.
     """
     decay = values * dt
-    missing = jnp.where(where, -jnp.expm1(-decay) / decay - 1, 0)
-    return lambda v: v + combine(gram(v[None], u) * missing, covectors)[0]
+    return jnp.where(where, -jnp.expm1(-decay) / decay - 1, 0)
 
 
 def with_counters(optimizer: UpdateMap, state: Any, counters: Any) -> Any:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import combine, gram, preconditioned, track
+from ..curvature.block import Cut, RitzPairs, combine, gram, in_slices, preconditioned, track
 from ..optimizers.update_map import UpdateMap
 from ..problem import Problem
 from . import sdcp
@@ -77,7 +77,6 @@ class CentralStepper(eqx.Module):
         w, block = state.weights, state.vectors.shape[0]
         linear = problem.linearize(w)
         d, response = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
-        root = jnp.sqrt(d)
         pairs = track(
             preconditioned(linear.hvp, d),
             state.vectors,
@@ -86,7 +85,7 @@ class CentralStepper(eqx.Module):
             tolerance=self.tolerance,
             max_iterations=iterations,
         )
-        u, covectors, hu = pairs.vectors * root, pairs.vectors / root, pairs.products / root
+        u = pairs.vectors * jnp.sqrt(d)
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.critical_above), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0] * self.dt, self.critical_above))
         n_pairs = critical * (critical + 1) // 2
@@ -119,12 +118,10 @@ class CentralStepper(eqx.Module):
                 before,
                 w,
                 linear.gradient,
-                covectors[:room],
+                pairs,
                 thirds[: room * (room + 1) // 2],
                 n_pairs,
                 u[:room],
-                jnp.where(active[:, None], hu[:room], 0),
-                pairs.values[:room],
                 d,
                 response,
                 guess,
@@ -147,7 +144,7 @@ class CentralStepper(eqx.Module):
             oscillation=Oscillation(
                 x=x,
                 loss=linear.loss + jnp.sum(pairs.values * jnp.diag(x)) / 2,
-                grad_norm_sq=linear.gradient @ linear.gradient + jnp.sum(gram(hu, hu) * x),
+                grad_norm_sq=linear.gradient @ linear.gradient + jnp.sum(variance),
                 gradient_variance=variance,
                 residual=residual,
             ),
@@ -160,11 +157,11 @@ class CentralStepper(eqx.Module):
     def _third_derivatives(
         self, problem: Problem, w: Array, u: Float[Array, "block params"], count: Int[Array, ""]
     ) -> Float[Array, "pairs params"]:
-        """N_ij = ∇_w(u_iᵀ H u_j) of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
+        """M(u_i), or M(u_i + u_j), of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
 
-        Derivatives along one direction twice, M(q) = ∇_w(qᵀHq), are up to a third cheaper than along two, so
-        2N_ij = M(u_i + u_j) − M(u_i) − M(u_j). A loop of as many passes as there are pairs, so that one compiled
-        program serves any number of them.
+        Derivatives along one direction twice, M(q) = ∇_w(qᵀHq), are up to a third cheaper than along two, and with
+        :func:`_mixing` they give those. A loop of as many passes as there are pairs, so that one compiled program
+        serves any number of them.
         """
         i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(u.shape[0]))
         buffer = jnp.zeros((i.shape[0], w.shape[0]), w.dtype)
@@ -177,31 +174,23 @@ class CentralStepper(eqx.Module):
             rows = along(p)[None] if size == 1 else jax.vmap(along)(p + jnp.arange(size))
             return jax.lax.dynamic_update_slice(buffer, rows, (p, jnp.zeros_like(p)))
 
-        def mix(p: Array, buffer: Array) -> Array:
-            alone = buffer[i[p] * (i[p] + 3) // 2] + buffer[j[p] * (j[p] + 3) // 2]
-            row = jnp.where(i[p] == j[p], buffer[p], (buffer[p] - alone) / 2)
-            return jax.lax.dynamic_update_slice(buffer, row[None], (p, jnp.zeros_like(p)))
-
         count = count.astype(jnp.int32)
         first = jnp.zeros_like(count)
         if self.pair_batch > 1 and u.shape[0] > 1:
             # k(k+1)/2 is a multiple of three or one more.
             buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
             first = count - count % 3
-        buffer = jax.lax.fori_loop(first, count, lambda p, b: fill(p, b, 1), buffer)
-        return jax.lax.fori_loop(0, count, mix, buffer)
+        return jax.lax.fori_loop(first, count, lambda p, b: fill(p, b, 1), buffer)
 
     def _solve(
         self,
         before: Any,
         w: Array,
         gradient: Array,
-        covectors: Float[Array, "block params"],
+        tracked: RitzPairs,
         thirds: Float[Array, "pairs params"],
         n_pairs: Int[Array, ""],
         u: Float[Array, "block params"],
-        hu: Float[Array, "block params"],
-        values: Float[Array, " block"],
         d: Array,
         response: list[Array],
         guess: Float[Array, "block block"],
@@ -209,76 +198,99 @@ class CentralStepper(eqx.Module):
     ) -> tuple[Any, ...]:
         """X from the complementarity conditions on the end of the step, and the step with it.
 
-        A_next(X) = diag(2 − λ) + 2Uᵀ(D'⁻¹ − D⁻¹)U − N·Δw, linearised about the X of the step before.
+        A_next(X) = diag(2 − λ) + 2Uᵀ(D'⁻¹ − D⁻¹)U − N·Δw, linearised about the X of the step before. What is as long as
+        the weights is passed over as seldom as possible; the rest is algebra of packed matrices.
         """
-        k, dtype = values.shape[0], w.dtype
+        k, dtype = u.shape[0], w.dtype
+        vectors, products, values, root = tracked.vectors, tracked.products, tracked.values[:k], jnp.sqrt(d)
         i, j = sdcp.pairs(k)
-        index_i, index_j = jnp.asarray(i), jnp.asarray(j)
         # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
-        damp = damping(jnp.diag(both) & self.damping, values, self.dt, u, covectors)
+        alive = jnp.arange(len(i)) < n_pairs
+        # Rows of the N_ij, packed, from those of ``thirds``.
+        packing = jnp.where(alive, twice, 0)[:, None] * jnp.asarray(_mixing(k), dtype)
+        amounts = damping(jnp.diag(both) & self.damping, values, self.dt)
+        third_u, gradient_u = gram(thirds, u), combine(u, gradient[:, None])[:, 0]
 
-        def forces(x: Float[Array, "block block"]) -> tuple[Array, Array]:
-            """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient."""
-            g = gradient
+        def forces(x: Float[Array, "block block"], cut: Cut) -> tuple[Array, Array]:
+            """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient, of some weights."""
+            force, force_u = cut(gradient), gradient_u
             if self.penalty:
-                g = g + combine((0.5 * twice * sdcp.pack(x))[None], thirds)[0]
-            return damp(g), jnp.sum(combine(x, hu) * hu, axis=0)
+                mixed = 0.5 * sdcp.pack(x) @ packing
+                force, force_u = force + combine(mixed[None], cut(thirds))[0], force_u + mixed @ third_u
+            rows = cut(products)[:k] / cut(root)
+            # A product with ones, for sums over few long rows are slow.
+            variance = combine(jnp.ones((1, k), dtype), combine(x, rows) * rows)[0]
+            return force + combine((amounts * force_u)[None], cut(vectors)[:k])[0] / cut(root), variance
 
-        def step(g: Array, variance: Array) -> tuple[Any, Array]:
-            after, delta = self.optimizer.averaged(before, g, variance, w, response)
-            return self.optimizer.part_of_step(before, after, g, w, self.dt), delta
-
-        def end(g: Array, variance: Array) -> tuple[Array, Array]:
-            """D'⁻¹ and Δw/dt at the end of the step."""
-            after, delta = step(g, variance)
-            after = self.optimizer.upcoming(after, before, ahead)
-            return 1 / self.optimizer.linear_response(after)[0], delta
+        def step(optimizer: UpdateMap, cut: Cut, g: Array, variance: Array) -> tuple[Any, Array]:
+            at, here = jax.tree.map(cut, before), cut(w)
+            after, delta = optimizer.averaged(at, g, variance, here, [cut(r) for r in response])
+            return optimizer.part_of_step(at, after, g, here, self.dt), delta
 
         # The end of the step is where the next one starts, at its learning rate. Not at a jump upwards: from there
         # the flow comes down, as from any start above the edge.
         later, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before, 1))
         now, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before))
         ahead = jnp.where(jnp.max(later / now) < _JUMP, 1, 0) if any(self.optimizer.scheduled) else 0
-        (stiffness, delta), along = jax.linearize(end, *forces(guess))
-        leaves = [x for x in jax.tree.leaves(before) if jnp.issubdtype(x.dtype, jnp.floating)]
-        separate = all(x.shape == w.shape for x in leaves)
-        one, zero = jnp.ones_like(w), jnp.zeros_like(w)
-        by_gradient, by_variance = (along(one, zero), along(zero, one)) if separate else ((), ())
 
-        def derivative(dg: Array, dv: Array) -> tuple[Array, Array]:
-            """Of ``end``. Where no weight's state depends on another's, the sums of its rows are all of it."""
-            if not separate:
-                return along(dg, dv)
-            d_stiffness, d_delta = (a * dg + b * dv for a, b in zip(by_gradient, by_variance, strict=True))
-            return d_stiffness, d_delta
+        squares = jnp.where(alive, twice, 0)[:, None]
+        unit = packing / 2 if self.penalty else jnp.zeros_like(packing)
+        unit_u = unit @ third_u * amounts
 
-        descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
-        slack = jnp.maximum(2 - values, -descent)
-        stiffening = combine(u * (stiffness - 1 / d), u.T)
-        start = sdcp.pack(jnp.diag(slack) + jnp.where(both, 2 * stiffening, 0))
-        start = start - self.dt * twice * combine(thirds, delta[:, None])[:, 0]
+        def part(cut: Cut) -> tuple[Array, ...]:
+            """What some of the weights add to N·Δw and Uᵀ(D'⁻¹ − D⁻¹)U, and to their derivatives by packed X."""
+            rows, here_u, here_hu = cut(thirds), cut(u), cut(products)[:k] / cut(root)
+            optimizer = self.optimizer.of_size(cut(w).shape[0])
 
-        def column(p: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            """Response of the end of the step to the p-th packed entry of X."""
-            stiffenings, deltas = carry
-            a, b = index_i[p], index_j[p]
-            dg = damp(0.5 * twice[p] * thirds[p]) if self.penalty else jnp.zeros_like(w)
-            dv = twice[p] * hu[a] * hu[b]
-            d_stiffness, d_delta = derivative(dg, dv)
-            deltas = jax.lax.dynamic_update_slice(deltas, d_delta[None], (p, jnp.zeros_like(p)))
-            if self.optimizer.adaptive:
-                packed = sdcp.pack(jnp.where(both, combine(u * d_stiffness, u.T), 0))
-                stiffenings = jax.lax.dynamic_update_slice(
-                    stiffenings, packed[:, None], (jnp.zeros_like(p), p)
+            def end(g: Array, variance: Array) -> tuple[Array, Array]:
+                """D'⁻¹ and Δw/dt at the end of the step."""
+                after, delta = step(optimizer, cut, g, variance)
+                after = optimizer.upcoming(after, before, ahead)
+                return 1 / optimizer.linear_response(after)[0], delta
+
+            g, variance = forces(guess, cut)
+            (stiffness, delta), along = jax.linearize(end, g, variance)
+            dg = combine(unit, rows) + combine(unit_u, cut(vectors)[:k]) / cut(root)
+            dv = squares * here_hu[i] * here_hu[j]
+            if optimizer.separate:
+                # No weight's state depends on another's: the sums of its rows are all of the derivative.
+                one, zero = jnp.ones_like(g), jnp.zeros_like(g)
+                by_gradient, by_variance = along(one, zero), along(zero, one)
+                d_stiffness, d_delta = (
+                    a * dg + b * dv for a, b in zip(by_gradient, by_variance, strict=True)
                 )
-            return stiffenings, deltas
+            else:
+                d_stiffness, d_delta = jax.vmap(along)(dg, dv)
+            moved, turned = combine(rows, delta[:, None])[:, 0], gram(rows, d_delta)
+            if not self.optimizer.adaptive:
+                return moved, turned
+            both_u = here_u[i] * here_u[j]
+            rise = jnp.broadcast_to(stiffness - 1 / cut(d), delta.shape)
+            d_stiffness = jnp.broadcast_to(d_stiffness, dg.shape)
+            return moved, turned, combine(both_u, rise[:, None])[:, 0], gram(both_u, d_stiffness)
 
-        empty = (jnp.zeros((len(i), len(i)), dtype), jnp.zeros_like(thirds))
-        stiffenings, deltas = jax.lax.fori_loop(0, n_pairs.astype(jnp.int32), column, empty)
-        operator = 2 * stiffenings - self.dt * twice[:, None] * gram(thirds, deltas)
+        separate = self.optimizer.separate
+        moved, turned, *stiffer = in_slices(part, len(w), len(i)) if separate else part(lambda a: a)
+        descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
+        start = sdcp.pack(jnp.diag(jnp.maximum(2 - values, -descent))) - self.dt * packing @ moved
+        operator = -self.dt * packing @ turned
+        if stiffer:
+            start = start + 2 * squares[:, 0] * stiffer[0]
+            operator = operator + 2 * squares * stiffer[1]
         found = sdcp.solve(sdcp.unpack(start - operator @ sdcp.pack(guess), k), operator, guess)
         x = jnp.where(both, found.x, 0)
-        g, variance = forces(x)
-        after, delta = step(g, variance)
+        g, variance = forces(x, lambda a: a)
+        after, delta = step(self.optimizer, lambda a: a, g, variance)
         return after, delta, x, variance, found.residual, found.converged
+
+
+def _mixing(k: int) -> np.ndarray:
+    """Coefficients of the N_ij = ∇_w(u_iᵀ H u_j) in the M(q) = ∇_w(qᵀHq): 2N_ij = M(u_i + u_j) − M(u_i) − M(u_j)."""
+    i, j = sdcp.pairs(k)
+    row = np.arange(len(i))
+    mixing = np.zeros((len(i), len(i)))
+    mixing[row, row] = np.where(i == j, 1, 0.5)
+    for single in (i, j):
+        mixing[row, single * (single + 3) // 2] -= np.where(i == j, 0, 0.5)
+    return mixing

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import gram, preconditioned, random_rows, track
+from ..curvature.block import combine, gram, preconditioned, random_rows, track
 from ..errors import UserError
 from ..optimizers.update_map import COUNTER, EVEN, ODD, UpdateMap
 from ..problem import Problem
@@ -158,8 +158,9 @@ class StationaryStepper(eqx.Module):
         variance = eta**2 / 4
         penalty = variance / 2 * jnp.sum(jax.lax.map(lambda v: problem.third(w, v, v), solution.v), axis=0)
         u, covectors = pairs.vectors * root, pairs.vectors / root
-        damp = damping(pairs.values > self.critical_above, pairs.values, self.dt, u, covectors)
-        force = damp(linear.gradient + penalty)
+        amounts = damping(pairs.values > self.critical_above, pairs.values, self.dt)
+        force = linear.gradient + penalty
+        force = force + combine((amounts * combine(u, force[:, None])[:, 0])[None], covectors)[0]
         along = gram(covectors, solution.v)
         found = FlowStep(
             linear=linear,

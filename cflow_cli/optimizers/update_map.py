@@ -18,6 +18,7 @@ and the gradient itself are zero, leaves that do not (second moments) keep their
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -57,6 +58,8 @@ class UpdateMap(eqx.Module):
         holds S_eff at 2; not so for Yogi, whose second moment shrinks under small gradients.
     scheduled
         For each leaf of the state, whether it counts the steps of a learning-rate schedule.
+    separate
+        Whether the update of some of the weights is that of them alone; not where they share a second moment.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -67,6 +70,7 @@ class UpdateMap(eqx.Module):
     refusal: str | None = eqx.field(static=True)
     stiffens: bool = eqx.field(static=True, default=True)
     scheduled: tuple[bool, ...] = eqx.field(static=True, default=())
+    separate: bool = eqx.field(static=True, default=False)
 
     @classmethod
     def of(cls, transformation: optax.GradientTransformation, w: Vector) -> UpdateMap:
@@ -77,6 +81,10 @@ class UpdateMap(eqx.Module):
     def adaptive(self) -> bool:
         """Whether some even floating state (a second moment) shapes the step."""
         return EVEN in self.parity
+
+    def of_size(self, size: int) -> UpdateMap:
+        """The same map for some of the weights, where they are ``separate``."""
+        return replace(self, size=size)
 
     def init(self, w: Vector) -> State:
         """Initial optimizer state s₀."""
@@ -322,8 +330,14 @@ def _classify(
         refusal = "its update has no positive derivative in the gradient (sign-like or not smooth), so D is undefined"
     per_weight = any(p == EVEN and a.shape == (size,) for a, p in zip(plus[0], parity, strict=True))
     uniform = not per_weight and refusal is None and bool(jnp.all(d == d[0]))
+    half = max(size // 2, 1)
+    try:
+        alone = jax.jit(run)(gradients[:, :half], w[:half])[1]
+        separate = refusal is None and close(plus[1][:half], alone)
+    except Exception:  # an optimizer that only takes the flat vector of this problem
+        separate = False
     stiffens = refusal is not None or EVEN not in parity or _stiffens(built)
-    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens, scheduled)
+    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens, scheduled, separate)
 
 
 def _scheduled(state: State) -> tuple[bool, ...]:
