@@ -152,7 +152,7 @@ class Observer(eqx.Module):
                 max_iterations=ref.iterations,
             )
             return (
-                pairs.vectors,
+                pairs.ahead,
                 pairs.values,
                 _critical_residual(pairs, self.eigs),
                 pairs.hvps,
@@ -386,7 +386,7 @@ def _raw_sharpness(
             tolerance=eigs.tolerance,
             max_iterations=NEW_BLOCK_ITERATIONS,
         )
-        return pairs.vectors, pairs.values[:1], pairs.hvps
+        return pairs.ahead, pairs.values[:1], pairs.hvps
 
     def skip(rows: Array) -> tuple[Array, Array, Array]:
         return rows, jnp.full(1, jnp.nan, d.dtype), none

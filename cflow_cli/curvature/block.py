@@ -1,7 +1,8 @@
 """Warm-started block eigensolver for the top of the spectrum of A = D^½ H D^½.
 
 The block follows the eigenvectors along a trajectory. Each step costs one Hessian-vector product per tracked
-direction, spent on a Rayleigh–Ritz refresh at the new point; only if residuals miss their tolerance does a
+direction, spent on a Rayleigh–Ritz refresh at the new point, from where the same products take the block a step of
+power iteration ahead; only if residuals miss their tolerance does a
 locally optimal expansion (LOBPCG: the block, its residuals, the last directions of change) follow, at one new
 product per direction and iteration. Products with directions that are kept are combined, never recomputed.
 """
@@ -50,6 +51,16 @@ class RitzPairs(NamedTuple):
     residuals: Float[Array, " block"]
     hvps: Int[Array, ""]
     converged: Bool[Array, ""]
+
+    @property
+    def ahead(self) -> Rows:
+        """Where to look at the next point: the vectors a step of power iteration on, which costs no product.
+
+        Rayleigh–Ritz alone never leaves the span of the block, so that the vectors would lag behind.
+        """
+        scale = jnp.maximum(jnp.abs(self.values), jnp.max(jnp.abs(self.values)) / 4)
+        r = self.products - self.values[:, None] * self.vectors
+        return self.vectors + r / scale[:, None]
 
 
 def gram(a: Rows, b: Rows) -> Float[Array, "rows cols"]:

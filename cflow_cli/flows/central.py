@@ -152,7 +152,7 @@ class CentralStepper(eqx.Module):
             third_derivatives=n_pairs.astype(jnp.int32),
             status=status_of(pairs, d, solved),
         )
-        return FlowState(w + self.dt * delta, after, pairs.vectors, x, state.oscillates), found
+        return FlowState(w + self.dt * delta, after, pairs.ahead, x, state.oscillates), found
 
     def _third_derivatives(
         self, problem: Problem, w: Array, u: Float[Array, "block params"], count: Int[Array, ""]

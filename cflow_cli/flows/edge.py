@@ -98,4 +98,4 @@ class EdgeStepper(eqx.Module):
             status=status_of(pairs, d),
         )
         swing = Swing(turned / jnp.linalg.norm(turned), grown.astype(w.dtype))
-        return FlowState(w + self.dt * delta, after, pairs.vectors, state.x, state.oscillates, swing), found
+        return FlowState(w + self.dt * delta, after, pairs.ahead, state.x, state.oscillates, swing), found

@@ -140,7 +140,7 @@ class RodStepper(eqx.Module):
             third_derivatives=jnp.zeros((), jnp.int32),
             status=status_of(pairs, d),
         )
-        return FlowState(new_z[0], optimizer, pairs.vectors, state.x, state.oscillates, new_rod), found
+        return FlowState(new_z[0], optimizer, pairs.ahead, state.x, state.oscillates, new_rod), found
 
     def _stretched(self, rod: Phase, seed: Phase, b: Phase, root: Array) -> Phase:
         """Best approximation of rank one to (1 − 2dt)δδᵀ + ½dt(aaᵀ + bbᵀ), from the Gram matrix of its dyads."""

@@ -186,7 +186,7 @@ class StationaryStepper(eqx.Module):
             with_counters(self.optimizer, state.optimizer, counters), linear.gradient, w
         )
         moved = w - self.dt * d * force
-        return FlowState(moved, after, pairs.vectors, state.x, state.oscillates, memory), found
+        return FlowState(moved, after, pairs.ahead, state.x, state.oscillates, memory), found
 
 
 class Watch(NamedTuple):
@@ -272,7 +272,7 @@ class Watched(eqx.Module):
                 "stationary_gap": jnp.maximum(full.gap, trace.gap),
                 "stationary_preconditioner": 1 / full.p,
             }
-            return measured, (after, top.vectors), full.hvps + trace.hvps + top.hvps
+            return measured, (after, top.ahead), full.hvps + trace.hvps + top.hvps
 
         def skip(_: None) -> tuple[Any, ...]:
             nothing = jnp.full((), jnp.nan, dtype)
