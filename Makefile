@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check accuracy bench zoo chaos docs lint wheel clean
+.PHONY: demo test check accuracy bench figures zoo chaos docs lint wheel clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFA
 
 bench: $(VENV)/.dev  ## what a step of each process costs; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.bench
+
+figures: $(VENV)/.run  ## every figure of the paper, small, with its claims checked; under an hour on two cores
+	$(BIN)/cflow figures --all
 
 zoo: $(VENV)/.dev  ## cost of every model's derivatives, and its run through the edge; needs CIFAR-10
 	$(BIN)/python -m benchmarks.zoo

@@ -72,8 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     names = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
-    size = _size(overrides)
-    overrides = [word for word in overrides if not word.startswith("size=")]
     if not names and not args.all:
         if overrides or args.commands or args.gallery:
             raise UserError("which figure? name some, or take --all; cflow figures alone lists them")
@@ -81,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if names and args.all:
         raise UserError("give names of figures or --all, not both")
+    size = _size(overrides)
+    overrides = [word for word in overrides if not word.startswith("size=")]
     chosen = experiments.find(names)
     if args.commands:
         _print_commands(chosen, size, overrides, args.output / "runs")
