@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +64,8 @@ class Case(NamedTuple):
         Steps before the flows branch off.
     errors
         Targets of the distance ratio and of the loss error in per cent; None where there are none.
+    others
+        Flows beside the central and the stable one.
     """
 
     build: Callable[[float], Any]
@@ -71,6 +73,7 @@ class Case(NamedTuple):
     cifar10: tuple[float, int] | None
     warm_start: int
     errors: tuple[float, float] | None
+    others: tuple[str, ...] = ()
 
 
 def _rmsprop(lr: float) -> Any:
@@ -79,16 +82,18 @@ def _rmsprop(lr: float) -> Any:
 
 _NEAR, _FAR = (0.25, 3.0), (0.25, 10.0)
 CASES = {
-    "gd": Case(optax.sgd, (0.2, 400), (0.4, 400), 0, _NEAR),
+    "gd": Case(optax.sgd, (0.2, 400), (0.4, 400), 0, _NEAR, ("rod",)),
     "momentum": Case(partial(optax.sgd, momentum=0.9), None, (0.02, 800), 0, _FAR),
     "momentum_0.5": Case(partial(optax.sgd, momentum=0.5), (0.3, 400), (0.4, 400), 0, _FAR),
-    "nesterov": Case(partial(optax.sgd, momentum=0.9, nesterov=True), None, (0.02, 600), 0, _FAR),
+    "nesterov": Case(partial(optax.sgd, momentum=0.9, nesterov=True), (0.15, 400), (0.02, 600), 0, _FAR),
     "nesterov_0.5": Case(partial(optax.sgd, momentum=0.5, nesterov=True), (0.15, 400), (0.2, 400), 0, _FAR),
     "scalar_rmsprop": Case(
         lambda lr: scalar_rmsprop(lr, bias_correction=True), (0.05, 400), (0.04, 400), 5, _NEAR
     ),
-    "rmsprop": Case(_rmsprop, (0.001, 400), (0.001, 400), 20, _NEAR),
-    "adam": Case(lambda lr: optax.adam(lr, b2=0.99), (0.003, 500), (0.001, 400), 10, _NEAR),
+    "rmsprop": Case(_rmsprop, (0.001, 400), (0.001, 400), 20, _NEAR, ("ablated", "rod")),
+    "adam": Case(
+        lambda lr: optax.adam(lr, b2=0.99), (0.003, 500), (0.001, 400), 10, _NEAR, ("ablated", "rod")
+    ),
     "adamw": Case(
         lambda lr: optax.adamw(lr, b2=0.99, weight_decay=1e-2), (0.003, 500), (0.001, 400), 10, _NEAR
     ),
@@ -116,7 +121,9 @@ def problem(name: str, seed: int, root: str | None) -> Problem:
     return Problem.from_model(CNN(data, key, channels=[4, 8], dense=32), data, mse(), jnp.float64)
 
 
-def measure(metrics: pd.DataFrame, eigenvalues: pd.DataFrame, start: int) -> dict[str, dict[str, float]]:
+def measure(
+    metrics: pd.DataFrame, eigenvalues: pd.DataFrame, start: int, flows: Sequence[str] = FLOWS
+) -> dict[str, dict[str, float]]:
     """Figures of each flow of a run, by the definitions of the report.
 
     Parameters
@@ -125,12 +132,14 @@ def measure(metrics: pd.DataFrame, eigenvalues: pd.DataFrame, start: int) -> dic
         The two tables of the run.
     start
         Step at which the flows branched off.
+    flows
+        Their names.
     """
     middle = define.series(metrics, "midpoint", "effective_sharpness")
     loss = define.series(metrics, "discrete", "loss").loc[start:]
     stable = define.series(metrics, "stable", "distance_to_discrete")
     figures = {}
-    for flow in FLOWS:
+    for flow in flows:
         sharpness = define.series(metrics, flow, "effective_sharpness")
         critical = define.series(metrics, flow, "num_critical")
         edge = define.onset(sharpness, start)
@@ -174,6 +183,7 @@ def run(optimizer: str, where: str, seed: int, root: str | None, rate: float | N
     case, began = CASES[optimizer], time.perf_counter()
     lr, steps = getattr(case, where)
     lr = lr if rate is None else rate
+    flows = (*FLOWS, *case.others)
     result = simulate(
         problem(where, seed, root),
         case.build(lr),
@@ -181,7 +191,7 @@ def run(optimizer: str, where: str, seed: int, root: str | None, rate: float | N
         warm_start=case.warm_start,
         seed=seed,
         kick=KICK,
-        processes=("discrete", "midpoint", *FLOWS),
+        processes=("discrete", "midpoint", *flows),
         eigs=EigsOptions(initial=4, every=4, hessian_every=0),
         eval_every=steps,
     )
@@ -191,7 +201,7 @@ def run(optimizer: str, where: str, seed: int, root: str | None, rate: float | N
         "seed": seed,
         "lr": lr,
         "steps": steps,
-        "flows": measure(result.metrics, result.eigenvalues, case.warm_start),
+        "flows": measure(result.metrics, result.eigenvalues, case.warm_start, flows),
         "complaints": {p: s["steps_with"] for p, s in result.statuses.items() if s["steps_with"]},
         "seconds": time.perf_counter() - began,
     }
@@ -233,8 +243,11 @@ def table(runs: list[dict[str, Any]]) -> str:
         lines.append("|---" * (len(COLUMNS) + 4) + "|")
         for name, case in CASES.items():
             every = [r for r in runs if r["problem"] == where and r["optimizer"] == name]
-            for flow, lr in ((f, lr) for lr in sorted({r["lr"] for r in every}) for f in FLOWS):
-                mine = [r for r in every if r["lr"] == lr]
+            flows = (*FLOWS, *case.others)
+            for flow, lr in ((f, lr) for lr in sorted({r["lr"] for r in every}) for f in flows):
+                mine = [r for r in every if r["lr"] == lr and flow in r["flows"]]
+                if not mine:
+                    continue
                 row = pd.DataFrame([r["flows"][flow] for r in mine]).astype(float).median()
                 cells = [
                     form.format(row[c]) if np.isfinite(row[c]) else "–" for c, (_, form) in COLUMNS.items()
