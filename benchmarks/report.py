@@ -1,7 +1,7 @@
 """How long a report on hundreds of runs takes, and how large its page is: ``python -m benchmarks.report outputs/RUN``.
 
-One real run is copied with other settings: five optimizers, five rates, four sizes of the data, seeds. Seconds are those of
-the commands as processes of their own, imports included; with Playwright and Chromium also those of the page.
+One real run is copied with other settings: optimizers, rates, sizes of the data, seeds. Seconds are those of the
+commands as processes of their own, imports included; with Playwright and Chromium also those of the page.
 """
 
 from __future__ import annotations
