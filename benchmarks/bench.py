@@ -72,7 +72,7 @@ CASES = {
     "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
     "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),
-    "cifar-mlp-adam": Case((*IMAGES, "optimizer=adam", "lr=1e-4"), 150),
+    "cifar-mlp-adam": Case((*IMAGES, "optimizer=adam", "lr=5e-5"), 262),
     "cifar-cnn": Case(
         (
             *("data=cifar10", "data.n=200", "data.pool=2", "lr=0.3"),

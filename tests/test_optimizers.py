@@ -172,3 +172,18 @@ def test_parts_of_a_step_compose_to_the_whole_decay():
     for x, y, p in zip(jax.tree.leaves(part), jax.tree.leaves(whole), update.parity, strict=True):
         if p != "counter":
             np.testing.assert_allclose(x, y, rtol=1e-10)
+
+
+def test_the_update_of_some_weights_is_that_of_them_alone_where_none_share_a_second_moment():
+    w = jnp.linspace(0.5, 1.0, 9)
+    own = optax.chain(optax.scale_by_adam(), optax.stateless(lambda g, _: -0.01 * w * g))
+    expected = {optax.adam(0.1): True, scalar_rmsprop(0.1): False, own: False}
+    for optimizer, separate in expected.items():
+        update = UpdateMap.of(optimizer, w)
+        assert update.separate == separate
+        if separate:
+            whole = update.linear_response(update(update.init(w), w, w)[0])[0]
+            part = update.of_size(4)
+            np.testing.assert_array_equal(
+                part.linear_response(part(part.init(w[:4]), w[:4], w[:4])[0])[0], whole[:4]
+            )
