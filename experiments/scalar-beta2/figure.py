@@ -5,9 +5,9 @@ from cflow_cli.figures.drawing import SHADES, edge_step, finish, mean, panels, r
 from cflow_cli.report import definitions
 
 CAPTION = """
-Scalar RMSProp with β₂ = 0.99 and 0.999 from the same weights: training loss (a), sharpness (b) and ν (c) at
-the iterates (thin) and their mean over 50 steps (wide), with the central flow of each (black; for the loss
-its prediction). At the larger β₂ both sharpness and ν are lower, in reality and in the flow.
+Scalar RMSProp with β₂ = 0.99 and 0.999 from the same weights: training loss at the iterates (a), sharpness
+(b) and ν (c) at their midpoints (thin), with means over 50 steps (wide) and the central flow of each (black;
+for the loss its prediction). At the larger β₂ both sharpness and ν are lower, in reality and in the flow.
 """
 
 
