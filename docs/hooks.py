@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cflow_cli import config, records  # noqa: E402
+from cflow_cli.report import definitions  # noqa: E402
 
 _GROUPS = {
     "model": "The network. Defaults are small; the file's comment has the paper's size.",
@@ -42,6 +43,21 @@ def on_config(config):
     if (ROOT / "docs" / "gallery.md").exists():
         config.nav.insert(2, {"Gallery": "gallery.md"})
     return config
+
+
+def on_page_markdown(markdown: str, page, config, files) -> str:
+    """Put in the definitions of the report's columns."""
+    return markdown.replace("<!-- quantities -->", quantities())
+
+
+def quantities() -> str:
+    """Every column of a report, its heading and its definition."""
+    told = [
+        [f"`{q.name}`", *(text.replace("|", "\\|") for text in (q.heading, q.meaning))]
+        for q in definitions.QUANTITIES
+    ]
+    rows = [f"| {' | '.join(texts)} |" for texts in told]
+    return "\n".join(["| name | heading | definition |", "|---|---|---|", *rows])
 
 
 def on_page_content(content: str, page, config, files) -> str:
@@ -124,14 +140,23 @@ def math_font() -> bytes:
 
 def index() -> str:
     """The README; its links into docs/ lead to the pages, and those to other files of the repository to nothing."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("(docs/", "(")
-    # A link that shows a file's name shows the title of its page.
-    text = re.sub(r"\[docs/(\w+)\.md\]", lambda found: f"[{_title(found[1])}]", text)
-    return re.sub(r"\[([^\]]+)\]\((?:CHANGELOG\.md|CITATION\.cff|LICENSE)\)", r"\1", text)
+
+    def link(found: re.Match[str]) -> str:
+        text, target = found[1], found[2]
+        if re.match(r"https?:|#", target):
+            return found[0]
+        if not target.startswith("docs/") or not (ROOT / target).exists():
+            return text
+        # A link that shows a file's name shows the title of its page.
+        text = _title(target) if text == target else text
+        return f"[{text}]({target.removeprefix('docs/')})"
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, readme)
 
 
 def _title(page: str) -> str:
-    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return (ROOT / page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def configuration() -> str:

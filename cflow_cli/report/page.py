@@ -112,7 +112,13 @@ def render_page(
         "view": {
             "sort": sort or "",
             "down": reverse,
-            "columns": [name for name in names if name in ("run", *metrics)] if metrics else shown,
+            "columns": [
+                name
+                for name, column in zip(names, columns)
+                if name in metrics or (name in shown and not (metrics and column["metric"]))
+            ],
+            # One run alone is what one came for.
+            "run": summaries[0].get("run") if len(summaries) == 1 else "",
             "group": lines,
             "x": across,
             "value": next((name for name in metrics if name in names), "loss_error_central"),
@@ -172,7 +178,7 @@ def _axes(columns: Sequence[dict[str, Any]], by: Sequence[str], swept: Sequence[
     wished = [*by, *(key for key in ("lr", *swept, *differing) if key not in by and key in differing)]
     across = next((name for name in wished if name in numeric and name != "seed"), "lr")
     # Over seeds the mean is taken.
-    rest = [name for name in (*by, "optimizer", *wished) if name != across and name != "seed"]
+    rest = [name for name in (*by, "optimizer", *wished) if name != across and (name != "seed" or name in by)]
     lines = next((name for name in rest if name in by or name in differing), "optimizer")
     return lines, across
 
