@@ -1,4 +1,4 @@
-"""The pictures of the page on concepts: `python docs/pictures.py` draws them into docs/assets, in about a minute."""
+"""The pictures of the page on concepts: `python docs/pictures.py [FOLDER]` draws them into docs/assets or FOLDER."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cflow_cli.options import Central  # noqa: E402
 from cflow_cli.report import definitions, plot, style  # noqa: E402
 from cflow_cli.simulation import Simulation  # noqa: E402
 
-ASSETS = ROOT / "docs" / "assets"
+ASSETS = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "assets"
 RATE = 0.4
 NAMES = {"discrete": "optimizer", "stable": "stable flow", "central": "central flow"}
 

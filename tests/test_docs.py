@@ -52,3 +52,13 @@ def test_adding_your_own_goes_as_the_page_says(files, commands, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done" in done.stdout and ("padam" in done.stdout or "modified" in done.stdout)
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_concepts_can_be_drawn_again(tmp_path):
+    command = [sys.executable, str(ROOT / "docs" / "pictures.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    shown = re.findall(
+        r"assets/(concepts-\w+\.svg)", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    )
+    assert len(shown) >= 5 and sorted(shown) == sorted(path.name for path in tmp_path.iterdir())

@@ -168,6 +168,15 @@ def render(table: Table, form: str) -> str:
     form
         ``md``, ``csv``, ``latex`` or ``json``. CSV and JSON hold full precision, the others three
         digits.
+
+    Examples
+    --------
+    >>> columns = [Quantity("lr", "lr", "number", ""), Quantity("loss_error_central", "error", "percent", "")]
+    >>> print(render(Table(columns, [[0.1, 0.01234], [0.2, None]], [], []), "md"), end="")
+    | lr | error |
+    | ---: | ---: |
+    | 0.1 | 1.23 % |
+    | 0.2 | – |
     """
     return {"md": _markdown, "csv": _csv, "latex": _latex, "json": _json}[form](table)
 
