@@ -5,10 +5,10 @@ from cflow_cli.figures.drawing import SHADES, finish, learning_rate, mean, panel
 from cflow_cli.report import definitions
 
 CAPTION = """
-Scalar RMSProp at two learning rates from the same weights: training loss at the iterates (a),
-sharpness (b) and effective step size η/√ν (c) at their midpoints (thin), with means over 50 steps (wide) and
-the central flow of each (black; for the loss its prediction). The larger η is kept from the sharp regions; there the edge of stability lets the effective step
-be larger, and the loss falls faster.
+Scalar RMSProp at two learning rates from the same weights: training loss at the iterates (a), sharpness (b)
+and effective step size η/√ν (c) at their midpoints (thin), with means over 50 steps (wide) and the central
+flow of each (black; for the loss its prediction). The larger η is kept from the sharp regions; there the edge
+of stability lets the effective step be larger, and the loss falls faster.
 """
 RATES = {"mini": (0.02, 0.04), "paper": (0.01, 0.02)}
 
