@@ -32,6 +32,7 @@ NAMES = {"discrete": "optimizer", "stable": "stable flow", "central": "central f
 
 def save(figure: Figure, name: str) -> None:
     """Write a picture as SVG, text as text."""
+    ASSETS.mkdir(parents=True, exist_ok=True)
     with style.figure_style():
         figure.savefig(ASSETS / f"{name}.svg", metadata={"Date": None})
     print(ASSETS / f"{name}.svg")
