@@ -187,3 +187,36 @@ def test_the_update_of_some_weights_is_that_of_them_alone_where_none_share_a_sec
             np.testing.assert_array_equal(
                 part.linear_response(part(part.init(w[:4]), w[:4], w[:4])[0])[0], whole[:4]
             )
+
+
+@pytest.mark.parametrize("make", [optax.sgd, optax.adam, optax.rmsprop, optax.adabelief, optax.adagrad])
+def test_another_learning_rate_is_the_same_program(make):
+    """Hyperparameters are arguments of the program, which steps as optax's own does."""
+    w, g = jnp.linspace(-1, 1, 5), jnp.linspace(0.5, 2, 5)
+
+    def step(update, state, g, w):
+        return update(state, g, w)
+
+    programs = set()
+    for lr in (0.1, 0.02):
+        own = make(optax.linear_schedule(lr, lr / 3, 10))
+        update = UpdateMap.of(own, w)
+        state = expected = own.init(w)
+        programs.add(jax.jit(step).lower(update, state, g, w).as_text())
+        for _ in range(3):
+            delta_expected, expected = own.update(g, expected, w)
+            state, delta = jax.jit(step)(update, state, g, w)
+            np.testing.assert_allclose(delta, delta_expected, rtol=1e-14)
+    assert len(programs) == 1
+
+
+def test_an_update_with_its_own_derivative_keeps_its_constants():
+    """A custom rule of differentiation would be lost by running the trace again."""
+    smooth = jax.custom_jvp(lambda g: 0.1 * g)
+    smooth.defjvp(lambda primals, tangents: (0.1 * primals[0], 0.1 * tangents[0]))
+    own = optax.stateless(lambda g, _: -smooth(g))
+    w = jnp.linspace(-1, 1, 5)
+    update = UpdateMap.of(own, w)
+    assert update.constants.shape == (0,)
+    d, _ = update.linear_response(update.init(w))
+    np.testing.assert_allclose(d, 0.1, rtol=1e-12)

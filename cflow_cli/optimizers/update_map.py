@@ -29,6 +29,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..errors import UserError
+from .hyperparameters import constants, with_constants
 
 State = Any
 Vector = Float[Array, " params"]
@@ -60,6 +61,9 @@ class UpdateMap(eqx.Module):
         For each leaf of the state, whether it counts the steps of a learning-rate schedule.
     separate
         Whether the update of some of the weights is that of them alone; not where they share a second moment.
+    constants
+        Learning rate, decays and whatever other numbers the transformation closes over, as an array: no program is
+        compiled again for others.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -71,11 +75,15 @@ class UpdateMap(eqx.Module):
     stiffens: bool = eqx.field(static=True, default=True)
     scheduled: tuple[bool, ...] = eqx.field(static=True, default=())
     separate: bool = eqx.field(static=True, default=False)
+    constants: Float[Array, " constants"] | None = None
 
     @classmethod
     def of(cls, transformation: optax.GradientTransformation, w: Vector) -> UpdateMap:
         """Classify an optax transformation by probing it with random gradients of the size and dtype of ``w``."""
-        return _classify(cls, transformation, w.shape[0], w.dtype)
+        built = _classify(cls, transformation, w.shape[0], w.dtype)
+        # In the precision of the weights: an array of float64 would need it switched on.
+        found = constants(transformation.update, w, transformation.init(w), w)
+        return replace(built, constants=jnp.asarray(found, w.dtype))
 
     @property
     def adaptive(self) -> bool:
@@ -92,7 +100,10 @@ class UpdateMap(eqx.Module):
 
     def __call__(self, state: State, g: Vector, w: Vector) -> tuple[State, Vector]:
         """One optimizer step: (s', Δ) = (F, U)(s, g; w)."""
-        delta, new = self.transformation.update(g, state, w)
+        if self.constants is None:
+            delta, new = self.transformation.update(g, state, w)
+        else:
+            delta, new = with_constants(self.transformation.update, self.constants, g, state, w)
         return new, delta
 
     def _update_leaves(self, like: State, leaves: Sequence[Array], g: Vector) -> tuple[list[Array], Vector]:
