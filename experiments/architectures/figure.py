@@ -12,19 +12,19 @@ _SORTING = ("data=sorting", "data.n=50")
 # Model -> its overrides and learning rates, so small that each reaches the edge in minutes.
 MINI = {
     "cnn": (("model=cnn", "model.channels=[8,16]", "model.dense=16", "model.init_scale=1.3"), (0.2, 0.4)),
-    "resnet": (("model=resnet", "model.width=8", "model.stages=[1,1]", "model.pool=2"), (0.05, 0.1)),
+    "resnet": (("model=resnet", "model.width=8", "model.stages=[1,1]", "model.pool=2"), (0.1, 0.14)),
     "vit": (
         (
             "model=vit",
             *("model.patch=2", "model.width=16", "model.depth=2", "model.heads=2", "model.head_width=16"),
             "model.hidden=32",
         ),
-        (0.05, 0.1),
+        (0.1, 0.14),
     ),
     "lstm": (("model=lstm", "model.width=16", "model.hidden=16", *_SORTING), (0.5, 1.0)),
     "transformer": (
         ("model=transformer", "model.width=16", "model.depth=2", "model.heads=2", *_SORTING),
-        (0.025, 0.05),
+        (0.05, 0.07),
     ),
     "mamba": (("model=mamba", "model.width=16", "model.states=8", *_SORTING), (0.05, 0.1)),
 }
