@@ -26,7 +26,7 @@ MINI = {
         ("model=transformer", "model.width=16", "model.depth=2", "model.heads=2", *_SORTING),
         (0.05, 0.07),
     ),
-    "mamba": (("model=mamba", "model.width=16", "model.states=8", *_SORTING), (0.05, 0.1)),
+    "mamba": (("model=mamba", "model.width=16", "model.states=8", *_SORTING), (0.07, 0.1)),
 }
 _PAPER_SORTING = ("data=sorting", "data.n=1000")
 PAPER = {
