@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one file stay in one process, which has what they share.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check accuracy bench figures zoo chaos docs lint wheel clean
 
@@ -20,10 +22,10 @@ demo: $(VENV)/.run  ## the default run and its report
 	$(BIN)/cflow report outputs/demo
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: lint $(VENV)/.dev  ## the tests, the long ones too, and the linters
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
