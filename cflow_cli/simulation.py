@@ -564,8 +564,8 @@ def simulate(problem: Problem, optimizer: optax.GradientTransformation, **settin
     >>> import jax.numpy as jnp, optax
     >>> from cflow_cli import Problem, simulate
     >>> problem = Problem.from_function(lambda w: 0.5 * jnp.sum(jnp.array([3.0, 1.0, 0.5]) * w**2), jnp.ones(3))
-    >>> result = simulate(problem, optax.sgd(0.1), steps=3)
-    >>> float(result.metrics.query("process == 'central'").effective_sharpness.iloc[-1].round(5))
+    >>> result = simulate(problem, optax.sgd(0.1), processes=("discrete", "midpoint"), steps=3)  # and "central", …
+    >>> float(result.metrics.query("process == 'midpoint'").effective_sharpness.iloc[-1].round(5))
     0.3
     """
     simulation = Simulation(problem, optimizer, **settings)

@@ -367,7 +367,7 @@ def browser():
 def opened(browser, path: Path, view: str = ""):
     """The page in a tab, and the list of what went wrong there or was asked of the network."""
     tab, wrong = browser.new_page(), []
-    tab.set_default_timeout(5000)
+    tab.set_default_timeout(20_000)
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
