@@ -178,12 +178,14 @@ def _variance_correlation(eigenvalues: pd.DataFrame, flow: str, steps: pd.Index)
     return predicted.corr(measured) if len(predicted) > 1 else np.nan
 
 
-def run(optimizer: str, where: str, seed: int, root: str | None, rate: float | None = None) -> dict[str, Any]:
-    """One run, at another learning rate if one is given, as a dictionary that JSON can hold."""
+def run(
+    optimizer: str, where: str, seed: int, root: str | None, rate: float | None = None, others: bool = False
+) -> dict[str, Any]:
+    """One run, at another learning rate if one is given, with other flows if asked for, as JSON can hold it."""
     case, began = CASES[optimizer], time.perf_counter()
     lr, steps = getattr(case, where)
     lr = lr if rate is None else rate
-    flows = (*FLOWS, *case.others)
+    flows = (*FLOWS, *(case.others if others else ()))
     result = simulate(
         problem(where, seed, root),
         case.build(lr),
@@ -274,6 +276,9 @@ def main(argv: list[str] | None = None) -> int:
         "--lr", type=float, help="another learning rate, for the optimizers and problem named"
     )
     parser.add_argument(
+        "--others", action="store_true", help="rod flow and the ablated flow too, where a case has them"
+    )
+    parser.add_argument(
         "--table", action="store_true", help="make no runs, print the table of those that are there"
     )
     args = parser.parse_args(argv)
@@ -287,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
                 if path.exists() or getattr(CASES[name], where) is None:
                     continue
                 try:
-                    found = run(name, where, seed, args.data, args.lr)
+                    found = run(name, where, seed, args.data, args.lr, args.others)
                 except UserError as error:
                     print(f"error: {error}", file=sys.stderr)
                     return 2
