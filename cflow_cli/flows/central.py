@@ -34,8 +34,9 @@ _DESCENT_RATE = 0.2
 _LEAST_DESCENT = 0.1
 # A learning rate that grows by this factor in one step jumps.
 _JUMP = 1.1
-# Numbers of critical directions that the algebra of a step is compiled for, besides that of the whole block.
-_ROOMS = (3, 8)
+# Numbers of critical directions that the algebra of a step is compiled for, besides that of the whole block. It takes
+# time like their fourth power, and each number some seconds to compile: those near the block's are left out.
+_ROOMS = (3, 5, 8)
 
 
 class CentralStepper(eqx.Module):
@@ -130,7 +131,7 @@ class CentralStepper(eqx.Module):
             return after, delta, jnp.zeros_like(state.x).at[:room, :room].set(x), *rest
 
         # Branches of fixed size: what k directions need is often much less than the algebra of a whole block.
-        rooms = [*(room for room in _ROOMS if room < block), block]
+        rooms = [*(room for room in _ROOMS if 4 * room <= 3 * block), block]
         branch = jnp.where(
             critical > 0, 1 + sum((critical > room).astype(jnp.int32) for room in rooms[:-1]), 0
         )
