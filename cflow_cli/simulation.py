@@ -325,6 +325,7 @@ class Simulation:
             last_step=jnp.asarray(steps - 1, jnp.int32),
             probe=random_rows(probe_key, 1, problem.num_parameters, problem.w0.dtype)[0],
         )
+        self._watched = np.asarray(self._context.coordinates)
         self._discrete = DiscreteState(
             problem.w0 if start is None else jnp.asarray(start.before, problem.w0.dtype),
             problem.w0,
@@ -450,7 +451,8 @@ class Simulation:
                 run.settled = _SETTLING + (1 if _is_midpoint(run) and first == 0 else first)
         at_work = [r for r in self._runs.values() if r.state is not None and not r.status.stops]
         parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
-        chunk = _collect(first + count, [p for part in parts for p in part[0]], self._rates(first, count))
+        records = [p for part in parts for p in part[0]]
+        chunk = _collect(first + count, records, self._rates(first, count), self._watched)
         chunk.messages.extend(m for part in parts for m in part[1])
         self._chunks.append(chunk)
         seconds = max(time.monotonic() - began, 1e-6) / count
@@ -683,12 +685,14 @@ def _account(run: _Running, records: dict[str, np.ndarray]) -> None:
             run.worst[label] = run.worst.get(label, 0) + int(times)
 
 
-_SPECTRA = ("effective", "hessian", "sigma", "sigma_measured", "displacement")
-_WATCHED = ("output", "grad_sq", "predicted_grad_sq", "preconditioner", "stationary_preconditioner")
+_SPECTRA = ("effective", "hessian", "sigma", "sigma_measured", "displacement", "output")
+_WATCHED = ("grad_sq", "predicted_grad_sq", "preconditioner", "stationary_preconditioner")
 _LABELS = np.array([s.label for s in Status], dtype=object)
 
 
-def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: np.ndarray) -> Chunk:
+def _collect(
+    step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: np.ndarray, watched: np.ndarray
+) -> Chunk:
     """Records of a chunk as the two tables and the figures of a progress bar."""
     rows, spectra = [], []
     loss, sharpness, critical = {}, {}, {}
@@ -712,9 +716,8 @@ def _collect(step: int, parts: list[tuple[str, dict[str, np.ndarray]]], rates: n
                 )
             table[column.name] = value
         rows.append(table)
-        spectra += [
-            _long(name, kind, steps, records[kind]) for kind in _SPECTRA + _WATCHED if kind in records
-        ]
+        spectra += [_long(name, kind, steps, records[kind]) for kind in _SPECTRA if kind in records]
+        spectra += [_long(name, kind, steps, records[kind], watched) for kind in _WATCHED if kind in records]
         loss[name] = float(records["loss"][-1])
         known = np.flatnonzero(records["num_critical"] >= 0)
         if len(known):
@@ -740,13 +743,15 @@ def _joined(tables: list[dict[str, np.ndarray]], columns: Sequence[Column]) -> d
     return {name: values[order] for name, values in whole.items()}
 
 
-def _long(process: str, kind: str, steps: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    """A (rows, m) block of values as rows of the long table, missing ones left out."""
+def _long(
+    process: str, kind: str, steps: np.ndarray, values: np.ndarray, places: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """A (rows, m) block of values as rows of the long table, missing ones left out; ``places`` are their indices."""
     row, index = np.nonzero(~np.isnan(values))
     return {
         "step": steps[row].astype(np.int32),
         "process": np.full(len(row), process, dtype=object),
         "kind": np.full(len(row), kind, dtype=object),
-        "index": index.astype(np.int32),
+        "index": (index if places is None else places[index]).astype(np.int32),
         "value": values[row, index].astype(np.float64),
     }

@@ -1,5 +1,6 @@
 """The loop as a whole: records, troubles, compilation, and how well the flows predict on real data."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +81,26 @@ def test_midpoints_are_measured_at_midpoints(network):
         w.append(w[-1] - 0.2 * jax.grad(network.loss)(w[-1]))
     expected = [float(network.loss((w[t - 1] + 2 * w[t] + w[t + 1]) / 4)) for t in range(1, 6)]
     np.testing.assert_allclose(result.metrics.loss, expected, rtol=1e-5)
+
+
+def test_what_is_watched_is_what_the_model_says():
+    """Outputs of the first examples and squared gradients of the named weights, at the first step."""
+    data = digits(n=40, classes=4)
+    model = MLP(data, jax.random.PRNGKey(0), widths=[8])
+    problem = Problem.from_model(model, data, mse(), jnp.float64)
+    places = [5, 2]
+    result = simulate(problem, optax.sgd(0.1), processes=["discrete"], steps=1, outputs=2, coordinates=places)
+    first = result.eigenvalues.query("process == 'discrete' and step == 0").set_index("index")
+
+    def of(kind):
+        return first[first.kind == kind].value
+
+    whole = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, model)
+    expected = whole(jnp.asarray(data.x[:2], jnp.float64))
+    np.testing.assert_allclose(of("output").loc[list(range(8))], np.ravel(expected), rtol=1e-12)
+    gradient = problem.gradient(problem.w0)
+    np.testing.assert_allclose(of("grad_sq").loc[places], gradient[jnp.asarray(places)] ** 2, rtol=1e-12)
+    np.testing.assert_allclose(of("preconditioner").loc[places], 0.1, rtol=1e-12)
 
 
 def test_nothing_compiles_after_the_first_chunks(network):

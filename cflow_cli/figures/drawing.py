@@ -60,12 +60,16 @@ def series(run: Run, process: str, column: str) -> pd.Series:
 
 
 def spectrum(run: Run, process: str, kind: str = "effective") -> pd.DataFrame:
-    """The values of one kind (see ``records.KINDS``) of one process: a row per step, a column per index."""
+    """The values of one kind (see ``records.KINDS``) of one process: a row per step, columns counted from 0.
+
+    That is the index of an eigenvalue, largest first; watched weights come in the order of their positions.
+    """
     table = run.eigenvalues
     rows = table[(table["process"] == process) & (table["kind"] == kind)]
     wide = rows.pivot_table(index="step", columns="index", values="value", observed=True)
     if wide.empty:
         return wide
+    wide.columns = pd.RangeIndex(wide.shape[1])
     # What is tracked changes from step to step, and lines must not bridge the gaps.
     spacing = max(int(np.gcd.reduce(np.diff(wide.index))), 1) if len(wide) > 1 else 1
     return wide.reindex(range(int(wide.index[0]), int(wide.index[-1]) + 1, spacing))

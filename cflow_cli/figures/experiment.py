@@ -129,8 +129,12 @@ def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
         group, _, name = key.partition(".")
         (plain[group] if name else plain).pop(name or group, None)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    # The same run, whatever words asked for it.
+    there = sorted(root.glob(f"*-{digest}"))
+    if there:
+        return there[0]
     words = [text for text in overrides if text.partition("=")[0] not in _ELSEWHERE]
-    first, rest = words[0].partition("=")[2], words[1:]
+    first, rest = words[0].partition("=")[2], [text.replace("optimizer=", "opt=", 1) for text in words[1:]]
     return root / f"{configs.label(first, '', rest)[:60]}-{digest}"
 
 
