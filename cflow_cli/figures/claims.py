@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -46,14 +45,3 @@ class Claim:
 def holds(text: str, true: bool) -> Claim:
     """A claim without a number of its own: 1 where it is true, else 0."""
     return Claim(text, float(true), low=1.0)
-
-
-def all_within(text: str, values: Iterable[float], low: float, high: float) -> Claim:
-    """A claim on several numbers, by the one that is furthest out; fails where there is none."""
-    centre = (low + high) / 2
-    worst = max(list(values) or [float("nan")], key=lambda value: _badness(value, centre))
-    return Claim(text, worst, low, high)
-
-
-def _badness(value: float, centre: float) -> float:
-    return inf if value != value else abs(value - centre)
