@@ -250,7 +250,7 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
     from cflow_cli.processes import Reference
 
     problem, flow, stepper = simulation.problem, chunk.state.flow, chunk.process.stepper
-    d, _ = jax.jit(stepper.optimizer.linear_response)(flow.optimizer)
+    d, _ = eqx.filter_jit(stepper.optimizer.linear_response)(flow.optimizer)
     root, block = jnp.sqrt(d), len(flow.vectors)
 
     def tracking(iterations: int) -> Callable[..., Any]:
