@@ -41,7 +41,7 @@ def test_thresholds_agree_with_the_closed_forms(name):
         assert update.refusal is None
         # A constant unit gradient makes P = I once the bias corrections have died out.
         state = after(update, jnp.ones((20_000, N)))
-        d, _ = jax.jit(update.linear_response)(state)
+        d, _ = jax.jit(lambda state: update.linear_response(state))(state)  # noqa: B023
         np.testing.assert_allclose(2 / d, threshold(b), rtol=1e-10)
 
 
