@@ -2,9 +2,9 @@
 
 The block follows the eigenvectors along a trajectory. Each step costs one Hessian-vector product per tracked
 direction, spent on a Rayleigh–Ritz refresh at the new point, from where the same products take the block a step of
-power iteration ahead; only if residuals miss their tolerance does a
-locally optimal expansion (LOBPCG: the block, its residuals, the last directions of change) follow, at one new
-product per direction and iteration. Products with directions that are kept are combined, never recomputed.
+power iteration ahead; only if residuals miss their tolerance does a locally optimal expansion (LOBPCG: the block, its
+residuals, the last directions of change) follow, at one new product per direction and iteration. Products with
+directions that are kept are combined, never recomputed.
 """
 
 from __future__ import annotations

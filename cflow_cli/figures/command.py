@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cflow_cli.commandline import EXIT_FAILED, Parser
 from cflow_cli.errors import UserError
@@ -201,15 +202,17 @@ def _write_claims(
         "title": figure.title,
         "caption": figure.caption,
         "runs": {label: str(run.folder) for label, run in runs.items()},
-        "claims": [asdict(claim) | {"passed": claim.passed, "sentence": str(claim)} for claim in claims],
+        "claims": [_plain(claim) for claim in claims],
     }
-    # Infinite bounds, which JSON does not know, are those that are not there.
-    text = (
-        json.dumps(about, indent=2, ensure_ascii=False, default=float)
-        .replace("-Infinity", "null")
-        .replace("Infinity", "null")
-    )
-    path.write_text(text.replace("NaN", "null") + "\n", encoding="utf-8")
+    path.write_text(json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(claim: Claim) -> dict[str, Any]:
+    """A claim as JSON has it: bounds that are not there, and what could not be measured, are null."""
+    numbers = {key: float(value) for key, value in asdict(claim).items() if key != "text"}
+    known = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+    words = {"bounds": claim.bounds, "passed": claim.passed, "sentence": str(claim)}
+    return {"text": claim.text, **known, **words}
 
 
 def _list() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,19 @@ import pandas as pd
 from cflow_cli.report import definitions, style
 from cflow_cli.storage import Run
 
+from .claims import Claim
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of what is no process, such as eigenvalues and learning rates: colour-blind safe, in a fixed order."""
+
+NUMERICAL_ZERO = 1e-5
+"""Eigenvalues of Σ below this part of its largest count as zero."""
+
+_DIRECTIONS = 3
 
 
 def panels(rows: int, columns: int, *, height: float = 1.9, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -164,3 +172,86 @@ def distance_ratio(run: Run, near: str = "central", far: str = "stable") -> floa
         series(run, near, "distance_to_discrete"), series(run, far, "distance_to_discrete")
     )
     return 1 / ratio if ratio > 0 else float("nan")
+
+
+def late_mean(values: pd.Series, step: int) -> float:
+    """Mean over the last half of what follows a step; NaN where hardly anything does."""
+    after = since(values, step).dropna()
+    return float(after.iloc[len(after) // 2 :].mean()) if len(after) > 1 else float("nan")
+
+
+class Direction(NamedTuple):
+    """One eigenvector of Σ: its place, the smoothed squared displacement along it, the predicted variance."""
+
+    place: int
+    measured: pd.Series
+    predicted: pd.Series
+
+
+def directions(run: Run, scale: float = 1.0) -> list[Direction]:
+    """Measured and predicted variances of the oscillation along the eigenvectors of Σ, those that last a window.
+
+    Parameters
+    ----------
+    run
+        With the central flow.
+    scale
+        Factor on what is recorded, which is in the D^-1 norm, in units of the loss; D = η makes it weight².
+    """
+    measured, predicted = (spectrum(run, "central", kind) * scale for kind in ("sigma_measured", "sigma"))
+    found = []
+    for place in predicted.columns[:_DIRECTIONS]:
+        sigma = predicted[place].dropna()
+        sigma = sigma[sigma > NUMERICAL_ZERO * predicted[0].max()]
+        if len(sigma) > definitions.WINDOW:
+            found.append(Direction(place, definitions.smoothed(measured[place].dropna()), sigma))
+    return found
+
+
+def variances(ax: Axes, found: Sequence[Direction], *, decades: float, headroom: float) -> None:
+    """Draw :func:`directions`: measured wide and pale, predicted thin; on a logarithmic axis, with a legend."""
+    for place, measured, predicted in found:
+        wide: dict[str, Any] = {"linewidth": 2.6, "alpha": 0.35}
+        thin: dict[str, Any] = {"linewidth": 1.0, "label": f"direction {place + 1}"}
+        for values, look in ((measured, wide), (predicted, thin)):
+            steps = range(int(values.index[0]), int(values.index[-1]) + 1)
+            ax.plot(steps, values.reindex(steps), color=SHADES[place], **look)
+    ax.set_yscale("log")
+    top = ax.get_ylim()[1]
+    ax.set_ylim(top / 10**decades, headroom * top)
+    ax.legend(ncols=3, loc="upper left")
+
+
+def variance_claims(found: Sequence[Direction]) -> Iterator[Claim]:
+    """Several directions, each predicted within 30 % over the later half of its time."""
+    yield Claim("directions that oscillate", len(found), low=2)
+    for place, measured, predicted in found:
+        middle = (int(predicted.index[0]) + int(predicted.index[-1])) // 2
+        both = since(predicted, middle).index.intersection(measured.index)
+        # Real oscillations swell and fade together over more than the steps of a moving mean: over all that is there.
+        ratio = predicted[both].mean() / measured[both].mean()
+        text = f"direction {place + 1}: mean predicted over mean measured variance since step {middle}"
+        yield Claim(text, ratio, 0.7, 1.3)
+
+
+def with_flow(
+    axes: Sequence[Axes], runs: Mapping[str, Sequence[tuple[pd.Series, pd.Series]]], titles: Sequence[str]
+) -> None:
+    """Draw some runs, each in a colour with its mean, and the flow of each in black.
+
+    Parameters
+    ----------
+    axes, titles
+        One for each quantity.
+    runs
+        Label of a run -> for each quantity, that of the optimizer and that of the flow.
+    """
+    for (label, pairs), colour in zip(runs.items(), SHADES):
+        for ax, (real, predicted) in zip(axes, pairs):
+            raw(ax, real, color=colour)
+            mean(ax, real, color=colour, alpha=0.5, label=label)
+            ax.plot(predicted.index, predicted, color="#000000", linewidth=1.0)
+    for ax, title in zip(axes, titles):
+        ax.plot([], [], color="#000000", linewidth=1.0, label="central flow")
+        ax.set_title(title, loc="left")
+        ax.set_ylim(0)

@@ -94,7 +94,7 @@ def find(names: Sequence[str]) -> list[Experiment]:
     for name in names or known:
         folder = known.get(name.rstrip("/").removeprefix("experiments/"), Path(name))
         if not (folder / "figure.py").is_file():
-            if (folder / "README.md").is_file() or folder.is_dir():
+            if folder.is_dir():
                 raise UserError(
                     f"{folder} holds no figure.py, so it is no figure; cflow figures lists those there are"
                 )
@@ -142,7 +142,6 @@ def obtain(
     overrides: Sequence[str],
     root: Path,
     *,
-    config_dir: Path | None = None,
     announce: Callable[[Path], None] = lambda _: None,
 ) -> Run:
     """Return a run with these overrides: the one on disk, or a new one; one that was interrupted is gone on with.
@@ -153,8 +152,6 @@ def obtain(
         As of ``cflow run``; the first names the experiment.
     root
         Folder of all runs of the figures.
-    config_dir
-        A folder of further configs.
     announce
         Called with the folder before a run starts.
 
@@ -167,8 +164,8 @@ def obtain(
     """
     from cflow_cli.run import run_into
 
-    with configs.hydra_session(config_dir) as hydra:
-        composed = configs.composed(hydra, list(overrides), config_dir)
+    with configs.hydra_session() as hydra:
+        composed = configs.composed(hydra, list(overrides))
         cfg = configs.without_hydra(composed)
         folder = run_folder(root, overrides, cfg)
         result = run_into(composed, folder, announce)

@@ -71,9 +71,8 @@ def _page(chosen: Sequence[Experiment], size: str, output: Path, folder: Path) -
 
 def _row(claim: dict[str, Any]) -> str:
     measured = "—" if claim["measured"] is None else f"{claim['measured']:.3g}"
-    bounds = claim["sentence"].rpartition("(")[2].rstrip(")")
     text = claim["text"].replace("|", "\\|")
-    return f"| {text} | {measured} | {bounds} | {'holds' if claim['passed'] else '**fails**'} |"
+    return f"| {text} | {measured} | {claim['bounds']} | {'holds' if claim['passed'] else '**fails**'} |"
 
 
 def _shrink(source: Path, target: Path) -> None:

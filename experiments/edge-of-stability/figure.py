@@ -5,11 +5,11 @@ from cflow_cli.figures.drawing import (
     SHADES,
     edge_step,
     finish,
+    late_mean,
     learning_rate,
     panels,
     raw,
     series,
-    since,
     threshold,
 )
 
@@ -53,11 +53,5 @@ def claims(runs):
         name = f"sharpness over 2/η at η = {learning_rate(run):g}"
         yield Claim(f"{name}, at the start", sharpness.iloc[0], high=0.7)
         yield Claim(
-            f"{name}, mean over the last half after reaching it", settled(sharpness, reached), 0.95, 1.05
+            f"{name}, mean over the last half after reaching it", late_mean(sharpness, reached), 0.95, 1.05
         )
-
-
-def settled(sharpness, reached):
-    """Mean over the second half of what follows the edge; NaN where it was not reached."""
-    after = since(sharpness, reached)
-    return after.iloc[len(after) // 2 :].mean() if len(after) > 1 else float("nan")

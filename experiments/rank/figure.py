@@ -2,6 +2,7 @@
 
 from cflow_cli.figures.claims import Claim
 from cflow_cli.figures.drawing import (
+    NUMERICAL_ZERO,
     edge_step,
     eigenvalues,
     finish,
@@ -20,8 +21,6 @@ oscillation (b, black) beside the number of eigenvalues at 2/η (wide).
 SHOWN = 4
 # The flow holds its critical eigenvalues at 2 to better than this; one that comes near without arriving has no part.
 AT_EDGE = 2 * (1 - 1e-3)
-# Eigenvalues of Σ below this part of its largest count as zero.
-NUMERICAL_ZERO = 1e-5
 
 
 def runs(size):

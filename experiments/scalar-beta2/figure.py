@@ -1,7 +1,7 @@
 """The central flow of Scalar RMSProp knows what β₂ does to sharpness and ν [part 2]."""
 
 from cflow_cli.figures.claims import Claim
-from cflow_cli.figures.drawing import SHADES, edge_step, finish, mean, panels, raw, second_moment, series
+from cflow_cli.figures.drawing import edge_step, finish, late_mean, panels, second_moment, series, with_flow
 from cflow_cli.report import definitions
 
 CAPTION = """
@@ -30,31 +30,19 @@ def measured(run):
 def draw(runs):
     """Draw both runs and their flows."""
     figure, axes = panels(1, 3, height=2.0)
-    for (beta, run), colour in zip(runs.items(), SHADES):
-        for ax, (real, flow) in zip(axes, measured(run)):
-            raw(ax, real, color=colour)
-            mean(ax, real, color=colour, alpha=0.5, label=f"β₂ = {beta}")
-            ax.plot(flow.index, flow, color="#000000", linewidth=1.0)
-    for ax, title in zip(axes, ("training loss", "sharpness λ_max(H)", "ν")):
-        ax.set_title(title, loc="left")
-        ax.set_ylim(0)
-    axes[0].legend()
-    axes[0].plot([], [], color="#000000", linewidth=1.0, label="central flow")
+    lines = {f"β₂ = {beta}": measured(run) for beta, run in runs.items()}
+    with_flow(axes, lines, ("training loss", "sharpness λ_max(H)", "ν"))
     axes[0].legend(loc="lower left")
     return finish(figure)
-
-
-def late(values, step):
-    """Mean over the last half of what follows a step."""
-    after = values[values.index >= step]
-    return after.iloc[len(after) // 2 :].mean()
 
 
 def claims(runs):
     """Sharpness and ν are lower at the larger β₂, by as much in the flow as in reality."""
     start = max(edge_step(run) for run in runs.values())
     for place, name in ((1, "sharpness"), (2, "ν")):
-        real, flow = ([late(measured(run)[place][kind], start) for run in runs.values()] for kind in (0, 1))
+        real, flow = (
+            [late_mean(measured(run)[place][kind], start) for run in runs.values()] for kind in (0, 1)
+        )
         yield Claim(
             f"{name}, mean over the last half from the edge on, β₂ = 0.999 over 0.99",
             real[1] / real[0],

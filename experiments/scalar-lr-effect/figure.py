@@ -1,7 +1,7 @@
 """Scalar RMSProp at a larger learning rate goes through flatter regions, and faster [part 2]."""
 
 from cflow_cli.figures.claims import Claim
-from cflow_cli.figures.drawing import SHADES, finish, learning_rate, mean, panels, raw, series
+from cflow_cli.figures.drawing import finish, learning_rate, panels, series, with_flow
 from cflow_cli.report import definitions
 
 CAPTION = """
@@ -36,15 +36,8 @@ def measured(run):
 def draw(runs):
     """Draw both runs and their flows."""
     figure, axes = panels(1, 3, height=2.0)
-    for run, colour in zip(runs.values(), SHADES):
-        for ax, (real, flow) in zip(axes, measured(run)):
-            raw(ax, real, color=colour)
-            mean(ax, real, color=colour, alpha=0.5, label=f"η = {learning_rate(run):g}")
-            ax.plot(flow.index, flow, color="#000000", linewidth=1.0)
-    for ax, title in zip(axes, ("training loss", "sharpness λ_max(H)", "effective step size η/√ν")):
-        ax.set_title(title, loc="left")
-        ax.set_ylim(0)
-    axes[1].plot([], [], color="#000000", linewidth=1.0, label="central flow")
+    lines = {f"η = {learning_rate(run):g}": measured(run) for run in runs.values()}
+    with_flow(axes, lines, ("training loss", "sharpness λ_max(H)", "effective step size η/√ν"))
     axes[1].legend(loc="lower right")
     return finish(figure)
 

@@ -6,9 +6,9 @@ from cflow_cli.figures.drawing import (
     eigenvalues,
     finish,
     flow,
+    late_mean,
     learning_rate,
     panels,
-    since,
     spectrum,
     threshold,
 )
@@ -59,6 +59,5 @@ def claims(runs):
     yield Claim("eigenvalues that reach 2/η", len(entered), low=2)
     table = spectrum(run, "midpoint") / 2
     for place, step in entered.items():
-        after = since(table[place], step).dropna()
-        late = after.iloc[len(after) // 2 :].mean()
+        late = late_mean(table[place], step)
         yield Claim(f"λ{place + 1} over 2/η, mean over the last half after step {step}", late, 0.95, 1.05)
