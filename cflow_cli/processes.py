@@ -477,7 +477,9 @@ def run_chunk(
         grow = short & healthy & (not full)
         if full and process.stops_when_full:
             record["status"] = jnp.where(short & healthy, Status.TOO_MANY_TRACKED, record["status"])
-        new = jax.tree.map(lambda a, b: jnp.where(grow, a, b), process.retaining(state, new), new)
+        new = jax.lax.cond(
+            grow, lambda old, tried: process.retaining(old, tried), lambda _, tried: tried, state, new
+        )
         records = jax.tree.map(lambda buffer, value: buffer.at[r].set(value), records, record)
         stopped = record["status"] >= Status.DIVERGED
         return new, records, jnp.where(grow, r, r + 1), grow, stopped

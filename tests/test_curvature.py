@@ -119,5 +119,12 @@ def test_eigenvalues_are_followed_through_crossings():
 
 def test_sums_over_slices_are_those_over_all_weights():
     a, b = (jnp.asarray(np.random.default_rng(s).standard_normal((3, 1000))) for s in (0, 1))
-    (found,) = in_slices(lambda cut: (cut(a) @ (cut(b) * cut(jnp.full(1, 2.0))).T,), 1000, 10**6)
+
+    def part(cut):
+        return cut(a) @ (cut(b) * cut(jnp.full(1, 2.0))).T, (cut(a, 2) - cut(b, 2), jnp.sum(cut(b[0]) * 0))
+
+    # Slices of 256, the last of them shorter, against all at once.
+    found, (columns, number) = in_slices(part, 1000, 10**6)
     np.testing.assert_allclose(found, 2 * a @ b.T, rtol=1e-12)
+    np.testing.assert_array_equal(columns, (a - b)[:2])
+    assert number == 0

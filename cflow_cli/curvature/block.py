@@ -10,7 +10,7 @@ directions that are kept are combined, never recomputed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 Rows = Float[Array, "block params"]
 MatVec = Callable[[Rows], Rows]
-Cut = Callable[[Array], Array]
 
 _LOOSE = 5.0
 # Numbers of a matrix that a CPU keeps at hand.
-_CACHED = 2**16
+_CACHED = 2**18
 _HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Cut(Protocol):
+    """Cuts a slice of the weights out of an array."""
+
+    def __call__(self, array: Array, rows: int | None = None) -> Array:
+        """Those columns of its first ``rows`` rows, or of all; an array that does not run over the weights as it is."""
 
 
 class RitzPairs(NamedTuple):
@@ -73,36 +79,69 @@ def combine(coefficients: Float[Array, "out rows"], rows: Rows) -> Rows:
     return jnp.matmul(coefficients, rows, precision=_HIGHEST)
 
 
-def in_slices(part: Callable[[Cut], tuple[Array, ...]], length: int, rows: int) -> tuple[Array, ...]:
-    """Sums over slices of the weights, each so short that ``rows`` rows of it stay in a CPU's cache.
+def kept(parts: list[Float[Array, " params"]]) -> Rows:
+    """Stacked, behind a product of matrices: else XLA computes them anew for every row that they multiply."""
+    rows = jnp.zeros((len(parts), *parts[0].shape), parts[0].dtype)
+    for i, part in enumerate(parts):
+        rows = rows.at[i].set(part)
+    return combine(jnp.eye(len(parts), dtype=rows.dtype), rows)
+
+
+def uncut(array: Array, rows: int | None = None) -> Array:
+    """The :class:`Cut` of all weights at once."""
+    return array if rows is None else array[:rows]
+
+
+def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) -> tuple[Any, Any]:
+    """Sums over slices of the weights, and arrays put together from them, in one pass over memory.
 
     Parameters
     ----------
     part
-        Takes a function that cuts a slice out of the last axis, where that runs over all weights, and returns what
-        the slice adds to the sums.
+        Takes a :class:`Cut` and returns two pytrees: what the slice adds to the sums, and its columns of arrays over
+        all weights (of numbers, which are the same for each slice, one is returned).
     length
         Number of weights.
     rows
-        Rows that a slice has in memory at once.
+        Rows that a slice has in memory at once; a slice is so short that they stay in a CPU's cache.
     """
     size = min(max(_CACHED // rows, 256), length) if jax.default_backend() == "cpu" else length
+    if size == length:
+        return part(uncut)
     whole, rest = divmod(length, size)
 
-    def cut(start: int | Array, size: int) -> tuple[Array, ...]:
-        return part(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, -1) if a.shape[-1:] == (length,) else a
-        )
+    def cut(start: int | Array, size: int) -> tuple[Any, Any]:
+        def of(array: Array, rows: int | None = None) -> Array:
+            if array.shape[-1:] != (length,):
+                return array
+            # In one go, for a part of the rows is copied.
+            taken = array.shape[:-1] if rows is None else (rows,)
+            return jax.lax.dynamic_slice(array, (*[0] * len(taken), start), (*taken, size))
 
-    def add(s: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        return jax.tree.map(jnp.add, sums, cut(s * size, size))
+        return part(of)
 
-    sums = (
-        cut(whole * size, rest)
-        if rest
-        else jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: cut(0, size)))
-    )
-    return jax.lax.fori_loop(0, whole, add, sums)
+    def put(columns: Any, start: int | Array, of: Any) -> Any:
+        def place(whole: Array, some: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(whole, some, start, -1) if some.ndim else some
+
+        return jax.tree.map(place, columns, of)
+
+    def add(s: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        sums, columns = cut(s * size, size)
+        return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], s * size, columns)
+
+    sums, columns = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: cut(0, size)))
+    columns = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], *[length] * (a.ndim > 0)), a.dtype), columns)
+    sums, columns = jax.lax.fori_loop(0, whole, add, (sums, columns))
+    if rest:
+        more, last = cut(whole * size, rest)
+        sums, columns = jax.tree.map(jnp.add, sums, more), put(columns, whole * size, last)
+    return sums, columns
+
+
+def overlaps(a: Rows, b: Rows) -> Float[Array, "rows cols"]:
+    """Inner products a bᵀ of rows over all weights."""
+    return in_slices(lambda cut: (gram(cut(a), cut(b)), None), a.shape[1], len(a) + len(b))[0]
 
 
 def preconditioned(hvp: MatVec, d: Float[Array, " params_or_1"]) -> MatVec:
@@ -122,9 +161,13 @@ def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"],
 
 def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
     """Largest ``size`` Ritz values on the span of ``rows``, and the coefficients of their vectors."""
-    overlaps = gram(rows, rows)
-    white, good = _whitening(overlaps)
-    t = white @ gram(rows, products) @ white.T
+
+    def part(cut: Cut) -> tuple[tuple[Array, Array], None]:
+        return (gram(cut(rows), cut(rows)), gram(cut(rows), cut(products))), None
+
+    (m, t), _ = in_slices(part, rows.shape[1], 2 * len(rows))
+    white, good = _whitening(m)
+    t = white @ t @ white.T
     t = (t + t.T) / 2
     # Directions that were dropped as dependent must not compete with negative eigenvalues.
     low = -2 * jnp.max(jnp.abs(t)) - 1
@@ -132,16 +175,28 @@ def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"],
     values, basis = jnp.linalg.eigh(t)
     c = (basis.T @ white)[::-1][:size]
     # An eigenvector is known up to its sign: that of the row it follows, so that displacements along it go on.
-    side = jnp.sum(c * overlaps[:size], axis=1)
+    side = jnp.sum(c * m[:size], axis=1)
     return values[::-1][:size], jnp.where(side < 0, -1, 1)[:, None] * c
+
+
+def _turned(
+    rows: Rows, products: Rows, values: Float[Array, " size"], c: Float[Array, "size rows"]
+) -> tuple[Rows, Rows, Float[Array, " size"]]:
+    """Ritz vectors with coefficients ``c``, their products and the norms of their residuals."""
+
+    def part(cut: Cut) -> tuple[Array, tuple[Rows, Rows]]:
+        v, av = combine(c, cut(rows)), combine(c, cut(products))
+        return jnp.sum((av - values[:, None] * v) ** 2, axis=1), (v, av)
+
+    squares, (v, av) = in_slices(part, rows.shape[1], 2 * (len(rows) + len(c)))
+    return v, av, jnp.sqrt(squares)
 
 
 def refresh(matvec: MatVec, vectors: Rows) -> RitzPairs:
     """Rayleigh–Ritz on the span of ``vectors``: one product per row."""
     products = matvec(vectors)
     values, c = _ritz(vectors, products, vectors.shape[0])
-    v, av = combine(c, vectors), combine(c, products)
-    residuals = jnp.linalg.norm(av - values[:, None] * v, axis=1)
+    v, av, residuals = _turned(vectors, products, values, c)
     count = jnp.asarray(vectors.shape[0], jnp.int32)
     return RitzPairs(v, av, values, residuals, count, jnp.asarray(True))
 
@@ -197,9 +252,8 @@ def track(
         rows = jnp.concatenate([pairs.vectors, r, change])
         products = jnp.concatenate([pairs.products, ar, change_products])
         values, c = _ritz(rows, products, size)
-        v, av = combine(c, rows), combine(c, products)
+        v, av, residuals = _turned(rows, products, values, c)
         moved = c.at[:, :size].set(0)
-        residuals = jnp.linalg.norm(av - values[:, None] * v, axis=1)
         new = RitzPairs(v, av, values, residuals, pairs.hvps + size, pairs.converged)
         return new, combine(moved, rows), combine(moved, products), i + 1
 

@@ -21,7 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import Cut, RitzPairs, combine, gram, in_slices, preconditioned, track
+from ..curvature.block import (
+    Cut,
+    RitzPairs,
+    combine,
+    gram,
+    in_slices,
+    kept,
+    overlaps,
+    preconditioned,
+    track,
+    uncut,
+)
 from ..optimizers.update_map import UpdateMap
 from ..problem import Problem
 from . import sdcp
@@ -86,11 +97,11 @@ class CentralStepper(eqx.Module):
             tolerance=self.tolerance,
             max_iterations=iterations,
         )
-        u = pairs.vectors * jnp.sqrt(d)
+        root = jnp.sqrt(d)
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.critical_above), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0] * self.dt, self.critical_above))
         n_pairs = critical * (critical + 1) // 2
-        thirds = self._third_derivatives(problem, w, u, n_pairs)
+        thirds = self._third_derivatives(problem, w, pairs.vectors, root, n_pairs)
 
         before = with_counters(self.optimizer, state.optimizer, counters)
 
@@ -108,7 +119,7 @@ class CentralStepper(eqx.Module):
             )
 
         def oscillating(room: int, _: None) -> tuple[Any, ...]:
-            turn = gram(pairs.vectors[:room], state.vectors)
+            turn = overlaps(pairs.vectors[:room], state.vectors)
             active = jnp.arange(room) < critical
             both = active[:, None] & active[None, :]
             guess = jnp.where(both, turn @ state.x @ turn.T, 0)
@@ -120,10 +131,9 @@ class CentralStepper(eqx.Module):
                 w,
                 linear.gradient,
                 pairs,
-                thirds[: room * (room + 1) // 2],
+                thirds,
                 n_pairs,
-                u[:room],
-                d,
+                root,
                 response,
                 guess,
                 both,
@@ -156,19 +166,25 @@ class CentralStepper(eqx.Module):
         return FlowState(w + self.dt * delta, after, pairs.ahead, x, state.oscillates), found
 
     def _third_derivatives(
-        self, problem: Problem, w: Array, u: Float[Array, "block params"], count: Int[Array, ""]
+        self,
+        problem: Problem,
+        w: Array,
+        vectors: Float[Array, "block params"],
+        root: Float[Array, " params_or_1"],
+        count: Int[Array, ""],
     ) -> Float[Array, "pairs params"]:
         """M(u_i), or M(u_i + u_j), of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
 
+        u_i is D^½ times row i of ``vectors``, and D^½ the ``root``.
         Derivatives along one direction twice, M(q) = ∇_w(qᵀHq), are up to a third cheaper than along two, and with
         :func:`_mixing` they give those. A loop of as many passes as there are pairs, so that one compiled program
         serves any number of them.
         """
-        i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(u.shape[0]))
+        i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(vectors.shape[0]))
         buffer = jnp.zeros((i.shape[0], w.shape[0]), w.dtype)
 
         def along(p: Array) -> Array:
-            q = u[i[p]] + jnp.where(i[p] == j[p], 0, u[j[p]])
+            q = root * (vectors[i[p]] + jnp.where(i[p] == j[p], 0, vectors[j[p]]))
             return problem.third(w, q, q)
 
         def fill(p: Array, buffer: Array, size: int) -> Array:
@@ -177,7 +193,7 @@ class CentralStepper(eqx.Module):
 
         count = count.astype(jnp.int32)
         first = jnp.zeros_like(count)
-        if self.pair_batch > 1 and u.shape[0] > 1:
+        if self.pair_batch > 1 and len(vectors) > 1:
             # k(k+1)/2 is a multiple of three or one more.
             buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
             first = count - count % 3
@@ -191,19 +207,18 @@ class CentralStepper(eqx.Module):
         tracked: RitzPairs,
         thirds: Float[Array, "pairs params"],
         n_pairs: Int[Array, ""],
-        u: Float[Array, "block params"],
-        d: Array,
+        root: Float[Array, " params_or_1"],
         response: list[Array],
-        guess: Float[Array, "block block"],
-        both: Bool[Array, "block block"],
+        guess: Float[Array, "room room"],
+        both: Bool[Array, "room room"],
     ) -> tuple[Any, ...]:
         """X from the complementarity conditions on the end of the step, and the step with it.
 
         A_next(X) = diag(2 − λ) + 2Uᵀ(D'⁻¹ − D⁻¹)U − N·Δw, linearised about the X of the step before. What is as long as
         the weights is passed over as seldom as possible; the rest is algebra of packed matrices.
         """
-        k, dtype = u.shape[0], w.dtype
-        vectors, products, values, root = tracked.vectors, tracked.products, tracked.values[:k], jnp.sqrt(d)
+        k, dtype = guess.shape[0], w.dtype
+        values, separate = tracked.values[:k], self.optimizer.separate
         i, j = sdcp.pairs(k)
         # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
@@ -211,18 +226,31 @@ class CentralStepper(eqx.Module):
         # Rows of the N_ij, packed, from those of ``thirds``.
         packing = jnp.where(alive, twice, 0)[:, None] * jnp.asarray(_mixing(k), dtype)
         amounts = damping(jnp.diag(both) & self.damping, values, self.dt)
-        third_u, gradient_u = gram(thirds, u), combine(u, gradient[:, None])[:, 0]
+        inverse = 1 / root
 
-        def forces(x: Float[Array, "block block"], cut: Cut) -> tuple[Array, Array]:
+        def passing(part: Any) -> tuple[Any, Any]:
+            return in_slices(part, len(w), len(i))
+
+        def rows(cut: Cut) -> tuple[Array, Array, Array, Array]:
+            """Third derivatives, v, D^½ H D^½ v and D^-½ of some weights."""
+            return cut(thirds, len(i)), cut(tracked.vectors, k), cut(tracked.products, k), cut(inverse)
+
+        def along_u(cut: Cut) -> tuple[tuple[Array, Array], None]:
+            u = cut(tracked.vectors, k) * cut(root)
+            return (gram(cut(thirds, len(i)), u), combine(u, cut(gradient)[:, None])[:, 0]), None
+
+        (third_u, gradient_u), _ = passing(along_u)
+
+        def forces(x: Float[Array, "room room"], cut: Cut) -> tuple[Array, Array]:
             """Average gradient Φ(∇L + ½⟨∇H, Σ⟩) and variance of the oscillating gradient, of some weights."""
+            third, v, hv, shrink = rows(cut)
             force, force_u = cut(gradient), gradient_u
             if self.penalty:
                 mixed = 0.5 * sdcp.pack(x) @ packing
-                force, force_u = force + combine(mixed[None], cut(thirds))[0], force_u + mixed @ third_u
-            rows = cut(products)[:k] / cut(root)
+                force, force_u = force + combine(mixed[None], third)[0], force_u + mixed @ third_u
             # A product with ones, for sums over few long rows are slow.
-            variance = combine(jnp.ones((1, k), dtype), combine(x, rows) * rows)[0]
-            return force + combine((amounts * force_u)[None], cut(vectors)[:k])[0] / cut(root), variance
+            variance = combine(jnp.ones((1, k), dtype), combine(x, hv) * hv)[0] * shrink**2
+            return force + combine((amounts * force_u)[None], v)[0] * shrink, variance
 
         def step(optimizer: UpdateMap, cut: Cut, g: Array, variance: Array) -> tuple[Any, Array]:
             at, here = jax.tree.map(cut, before), cut(w)
@@ -239,40 +267,39 @@ class CentralStepper(eqx.Module):
         unit = packing / 2 if self.penalty else jnp.zeros_like(packing)
         unit_u = unit @ third_u * amounts
 
-        def part(cut: Cut) -> tuple[Array, ...]:
+        def part(cut: Cut) -> tuple[tuple[Array, ...], None]:
             """What some of the weights add to N·Δw and Uᵀ(D'⁻¹ − D⁻¹)U, and to their derivatives by packed X."""
-            rows, here_u, here_hu = cut(thirds), cut(u), cut(products)[:k] / cut(root)
+            third, v, hv, shrink = rows(cut)
             optimizer = self.optimizer.of_size(cut(w).shape[0])
 
-            def end(g: Array, variance: Array) -> tuple[Array, Array]:
-                """D'⁻¹ and Δw/dt at the end of the step."""
+            def end(g: Array, variance: Array) -> list[Array]:
+                """Δw/dt and, where D can change, the rise D/D' − 1 to the end of the step."""
                 after, delta = step(optimizer, cut, g, variance)
-                after = optimizer.upcoming(after, before, ahead)
-                return 1 / optimizer.linear_response(after)[0], delta
+                if not optimizer.adaptive:
+                    return [delta]
+                d, _ = optimizer.linear_response(optimizer.upcoming(after, before, ahead))
+                return [delta, jnp.broadcast_to(cut(root) ** 2 / d - 1, g.shape)]
 
             g, variance = forces(guess, cut)
-            (stiffness, delta), along = jax.linearize(end, g, variance)
-            dg = combine(unit, rows) + combine(unit_u, cut(vectors)[:k]) / cut(root)
-            dv = squares * here_hu[i] * here_hu[j]
-            if optimizer.separate:
+            (delta, *rise), along = jax.linearize(end, g, variance)
+            dg = combine(unit, third) + combine(unit_u, v) * shrink
+            dv = squares * hv[i] * hv[j]
+            if separate:
                 # No weight's state depends on another's: the sums of its rows are all of the derivative.
                 one, zero = jnp.ones_like(g), jnp.zeros_like(g)
-                by_gradient, by_variance = along(one, zero), along(zero, one)
-                d_stiffness, d_delta = (
-                    a * dg + b * dv for a, b in zip(by_gradient, by_variance, strict=True)
+                slopes = kept([*along(one, zero), *(s * shrink**2 for s in along(zero, one))])
+                half = len(slopes) // 2
+                d_delta, *d_rise = (
+                    a * dg + b * dv for a, b in zip(slopes[:half], slopes[half:], strict=True)
                 )
             else:
-                d_stiffness, d_delta = jax.vmap(along)(dg, dv)
-            moved, turned = combine(rows, delta[:, None])[:, 0], gram(rows, d_delta)
-            if not self.optimizer.adaptive:
-                return moved, turned
-            both_u = here_u[i] * here_u[j]
-            rise = jnp.broadcast_to(stiffness - 1 / cut(d), delta.shape)
-            d_stiffness = jnp.broadcast_to(d_stiffness, dg.shape)
-            return moved, turned, combine(both_u, rise[:, None])[:, 0], gram(both_u, d_stiffness)
+                d_delta, *d_rise = jax.vmap(along)(dg, dv * shrink**2)
+            sums = [combine(third, delta[:, None])[:, 0], gram(third, d_delta)]
+            for r, d_r in zip(rise, d_rise, strict=True):
+                sums += [combine(v[i] * v[j], r[:, None])[:, 0], gram(v[i] * v[j], d_r)]
+            return tuple(sums), None
 
-        separate = self.optimizer.separate
-        moved, turned, *stiffer = in_slices(part, len(w), len(i)) if separate else part(lambda a: a)
+        (moved, turned, *stiffer), _ = passing(part) if separate else part(uncut)
         descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
         start = sdcp.pack(jnp.diag(jnp.maximum(2 - values, -descent))) - self.dt * packing @ moved
         operator = -self.dt * packing @ turned
@@ -281,8 +308,13 @@ class CentralStepper(eqx.Module):
             operator = operator + 2 * squares * stiffer[1]
         found = sdcp.solve(sdcp.unpack(start - operator @ sdcp.pack(guess), k), operator, guess)
         x = jnp.where(both, found.x, 0)
-        g, variance = forces(x, lambda a: a)
-        after, delta = step(self.optimizer, lambda a: a, g, variance)
+
+        def last(cut: Cut) -> tuple[None, tuple[Any, Array, Array]]:
+            g, variance = forces(x, cut)
+            after, delta = step(self.optimizer.of_size(cut(w).shape[0]), cut, g, variance)
+            return None, (after, delta, variance)
+
+        _, (after, delta, variance) = passing(last) if separate else last(uncut)
         return after, delta, x, variance, found.residual, found.converged
 
 
