@@ -8,7 +8,7 @@ import pytest
 from toys import network, start
 
 from cflow_cli import Problem, simulate
-from cflow_cli.curvature import random_rows
+from cflow_cli.curvature import block, random_rows
 from cflow_cli.flows import central
 from cflow_cli.flows.base import FlowState
 from cflow_cli.optimizers.update_map import UpdateMap
@@ -46,16 +46,17 @@ def _taken(stepper, problem, state):
     return new, found.third_derivatives
 
 
-@pytest.mark.slow
-def test_the_size_of_the_algebra_does_not_matter(problem, monkeypatch):
-    """It is compiled for a few numbers of directions; the whole block gives the same step."""
+def test_neither_the_size_of_the_algebra_nor_slices_of_the_weights_matter(problem, monkeypatch):
+    """It is compiled for a few numbers of directions, and sums are taken over slices; the step is the same."""
     optimizer = optax.rmsprop(0.6, decay=0.95, initial_scale=1.0, eps_in_sqrt=False)
     update = UpdateMap.of(optimizer, problem.w0)
     rows = random_rows(jax.random.PRNGKey(0), BLOCK, 86, problem.w0.dtype)
     state = FlowState(problem.w0, update.init(problem.w0), rows, jnp.zeros((BLOCK, BLOCK)), jnp.asarray(True))
     steps = []
-    for rooms in ((3,), ()):
+    for rooms, shortest in (((3,), 256), ((), 40)):
         monkeypatch.setattr(central, "_ROOMS", rooms)
+        monkeypatch.setattr(block, "_CACHED", 1)
+        monkeypatch.setattr(block, "_SHORTEST", shortest)
         stepper = Central().stepper(update, EigsOptions(tolerance=1e-6))
         new, pairs = jax.jit(lambda s, stepper=stepper: _taken(stepper, problem, s))(state)
         assert 1 < pairs <= 6

@@ -20,8 +20,9 @@ Rows = Float[Array, "block params"]
 MatVec = Callable[[Rows], Rows]
 
 _LOOSE = 5.0
-# Numbers of a matrix that a CPU keeps at hand.
+# Numbers of a matrix that a CPU keeps at hand, and the shortest slice worth taking.
 _CACHED = 2**18
+_SHORTEST = 256
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -99,13 +100,13 @@ def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) ->
     ----------
     part
         Takes a :class:`Cut` and returns two pytrees: what the slice adds to the sums, and its columns of arrays over
-        all weights (of numbers, which are the same for each slice, one is returned).
+        all weights; scalars among those must be the same for each slice.
     length
         Number of weights.
     rows
         Rows that a slice has in memory at once; a slice is so short that they stay in a CPU's cache.
     """
-    size = min(max(_CACHED // rows, 256), length) if jax.default_backend() == "cpu" else length
+    size = min(max(_CACHED // rows, _SHORTEST), length) if jax.default_backend() == "cpu" else length
     if size == length:
         return part(uncut)
     whole, rest = divmod(length, size)
@@ -114,7 +115,7 @@ def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) ->
         def of(array: Array, rows: int | None = None) -> Array:
             if array.shape[-1:] != (length,):
                 return array
-            # In one go, for a part of the rows is copied.
+            # Rows and columns in one go: XLA would copy the rows first.
             taken = array.shape[:-1] if rows is None else (rows,)
             return jax.lax.dynamic_slice(array, (*[0] * len(taken), start), (*taken, size))
 
