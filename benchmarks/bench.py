@@ -70,6 +70,7 @@ CASES = {
     "digits": Case((), 70, settle=40, chunk=50),
     "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
     "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
+    "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.thirds_every=2"), 875),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
     "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),
     # Three directions become critical on the flow itself, not where it starts from an iterate at the edge.
@@ -169,7 +170,10 @@ def at_edge(case: Case, file: Path) -> Any:
         start = Start(saved["before"], saved["weights"], state)
     steps = 10**6
     rows = max(case.settle, case.chunk)
-    return Simulation(problem, optimizer, steps=steps, eval_every=steps, start=start, chunk=rows)
+    specs = prepared._specs
+    return Simulation(
+        problem, optimizer, processes=specs, steps=steps, eval_every=steps, start=start, chunk=rows
+    )
 
 
 class Chunk:
@@ -274,8 +278,11 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
     }
     count = jnp.asarray(round(pairs), jnp.int32)
     if pairs:
+        buffer = jnp.zeros((block * (block + 1) // 2, len(flow.weights)), flow.weights.dtype)
         parts["third"] = looped(
-            lambda w, v: stepper._third_derivatives(problem, w, v, root, count), flow.weights, flow.vectors
+            lambda w, v: stepper._third_derivatives(problem, w, v, root, count, buffer),
+            flow.weights,
+            flow.vectors,
         )
         problems: list[Any] = []
         with recorded_problems(problems):

@@ -5,8 +5,8 @@ Nothing here imports JAX, so that the command line can check a configuration qui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import UserError
 
@@ -152,23 +152,30 @@ class Central(Flow):
     ----------
     substeps
         Sub-steps per optimizer step; time step dt = 1/substeps.
+    thirds_every
+        Sub-steps that third derivatives serve, turned with the critical directions, as long as their number stays.
     stationary_every
         Optimizer steps between two measurements of RMSProp's stationary preconditioner along the flow, from its branch
         point on; 0 for never.
     """
 
     name = "central"
+    thirds_every: int = 1
     stationary_every: int = 0
 
     def __post_init__(self) -> None:
         """Check what no type can say."""
         super().__post_init__()
+        if self.thirds_every < 1:
+            raise ValueError(f"thirds_every must be at least 1, got {self.thirds_every}")
         if self.stationary_every < 0:
             raise ValueError(f"stationary_every must not be negative, got {self.stationary_every}")
 
     def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
         """The central flow's, watched where that is wanted; UserError for an optimizer that cannot be."""
-        own = super().stepper(optimizer, eigs)
+        own: Any = super().stepper(optimizer, eigs)
+        if self.thirds_every > 1:
+            own = replace(own, thirds_every=self.thirds_every)
         if not self.stationary_every:
             return own
         from .flows.stationary import LearningRate, Watched

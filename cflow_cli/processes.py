@@ -212,15 +212,18 @@ class FlowProcess(eqx.Module):
         """Branch off the discrete run at ``weights`` and ``optimizer_state``."""
         rows = random_rows(key, block, weights.shape[0], weights.dtype)
         x = jnp.zeros((block, block), weights.dtype)
-        memory = self.stepper.start(weights)
+        memory = self.stepper.start(weights, block)
         flow = FlowState(weights, optimizer_state, rows, x, jnp.asarray(oscillates), memory)
         return StepperState(flow, _hessian_rows(self.stepper.optimizer, self.eigs, rows))
 
     def resize(self, state: StepperState, block: int, key: Array) -> StepperState:
-        """Cut or extend the tracked block; X keeps its entries."""
+        """Cut or extend the tracked block; X keeps its entries, the memory what does not depend on the block."""
         flow, keep = state.flow, min(block, state.flow.x.shape[0])
         x = jnp.zeros((block, block), flow.x.dtype).at[:keep, :keep].set(flow.x[:keep, :keep])
-        return state._replace(flow=flow._replace(vectors=_resized(flow.vectors, block, key), x=x))
+        fresh = self.stepper.start(flow.weights, block)
+        memory = jax.tree.map(lambda old, new: old if old.shape == new.shape else new, flow.memory, fresh)
+        vectors = _resized(flow.vectors, block, key)
+        return state._replace(flow=flow._replace(vectors=vectors, x=x, memory=memory))
 
     def retaining(self, state: StepperState, tried: StepperState) -> StepperState:
         """The old point, seen with the new eigenvectors (X turned into their basis)."""

@@ -133,6 +133,7 @@ def test_a_schedule_reaches_the_optimizer():
         ("eigs.every=often", "eigs.every must be a whole number"),
         ("eigs.track_above=3", "track_above"),
         ("processes.central.substeps=0", "processes.central"),
+        ("processes.central.thirds_every=0", "thirds_every must be at least 1"),
         ("processes.stable.substep=2", "did you mean processes.stable.substeps?"),
         ("schedule.alpha=1", "schedule=constant has no keys"),
         ("lr=0.1,0.2", "add -m"),

@@ -41,6 +41,33 @@ def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair
         assert rows.hvps.mean() <= 2 * BLOCK
 
 
+def test_third_derivatives_serve_several_steps(monkeypatch):
+    """They do not change where L is a cubic, and serve as long as the plane of its two directions does not turn."""
+    monkeypatch.setattr(central, "_OUTSIDE", 1e-10)
+    drive = jnp.asarray([0.1, 0.08, 0.05])
+
+    def cubic(w):
+        x, z, y = w[0], w[1], w[2:]
+        return 0.5 * (8 + y[0]) * x**2 + 0.5 * (8.5 + y[1]) * z**2 + y[2] * x * z - y @ drive
+
+    def run(every):
+        return simulate(
+            Problem.from_function(cubic, jnp.asarray([0.02, 0.01, 0.0, 0.0, 0.0])),
+            optax.sgd(0.22),
+            processes=["discrete", Central(thirds_every=every)],
+            steps=160,
+            eigs=EigsOptions(initial=5, max_tracked=5, track_above=1.5, tolerance=1e-9),
+        )
+
+    always, seldom = (run(every) for every in (1, 1000))
+    once, reused = (r.metrics[r.metrics.process == "central"] for r in (always, seldom))
+    assert once.num_critical.max() == 2
+    assert (once.third_derivatives == once.num_critical * (once.num_critical + 1) // 2).all()
+    assert (reused.third_derivatives[reused.num_critical == 2] > 0).sum() == 1
+    for name in ("loss", "sigma_trace", "distance_to_discrete"):
+        np.testing.assert_allclose(reused[name], once[name], rtol=1e-6, atol=1e-12)
+
+
 def _taken(stepper, problem, state):
     new, found = stepper(problem, state, state.optimizer, jnp.asarray(300))
     return new, found.third_derivatives

@@ -51,7 +51,7 @@ def stepper_and_state(spec, optimizer, loss, w, **memory):
     stepper = spec.stepper(update, EigsOptions())
     rows = jnp.eye(len(w))
     state = FlowState(
-        w, update.init(w), rows, jnp.zeros_like(rows), jnp.asarray(True), stepper.start(w)
+        w, update.init(w), rows, jnp.zeros_like(rows), jnp.asarray(True), stepper.start(w, len(rows))
     )._replace(**memory)
 
     @jax.jit

@@ -15,7 +15,7 @@ import optax
 import pandas as pd
 import pytest
 
-from cflow_cli import Problem, config, progress, resuming
+from cflow_cli import Problem, config, options, progress, resuming
 from cflow_cli.errors import UserError
 from cflow_cli.run import Prepared, execute
 from cflow_cli.simulation import Simulation, branch
@@ -40,7 +40,9 @@ def build():
     def prepared(*overrides, **settings):
         cfg = config.compose(["dtype=float64", f"steps={STEPS}", *overrides])
         checked = config.check(cfg).settings
-        chosen = {"processes": ("discrete", "central"), "chunk": 8, "kick": 1e-3} | settings
+        # The flow that remembers most.
+        flow = options.Central(thirds_every=2)
+        chosen = {"processes": ("discrete", flow), "chunk": 8, "kick": 1e-3} | settings
         simulation = Simulation(
             problem, optimizer, steps=checked.steps, pause_every=checked.checkpoint.steps, **chosen
         )

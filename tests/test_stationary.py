@@ -70,7 +70,7 @@ def test_at_the_stationary_preconditioner_the_second_moment_is_at_rest():
     problem, update = Problem.from_function(network, w), UpdateMap.of(optimizer, w)
     stepper = Stationary(rank=8, tolerance=1e-7).stepper(update, EigsOptions(tolerance=1e-6))
     state = FlowState(
-        w, update.init(w), jnp.eye(86)[:8], jnp.zeros((8, 8)), jnp.asarray(True), stepper.start(w)
+        w, update.init(w), jnp.eye(86)[:8], jnp.zeros((8, 8)), jnp.asarray(True), stepper.start(w, 8)
     )
     state = state._replace(optimizer=update(state.optimizer, problem.gradient(w), w)[0])
 

@@ -87,8 +87,11 @@ class Stepper(Protocol):
     def optimizer(self) -> UpdateMap:
         """The update map that it follows."""
 
-    def start(self, weights: Float[Array, " params"]) -> Any:
-        """``memory`` of the state at which the flow branches off."""
+    def start(self, weights: Float[Array, " params"], block: int) -> Any:
+        """``memory`` of the state at which the flow branches off, with ``block`` tracked directions.
+
+        Arrays of it whose shape depends on ``block`` start anew whenever that changes.
+        """
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]

@@ -13,7 +13,7 @@ descent and RMSProp; the form for a general update map, with momentum, is derive
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -50,6 +50,29 @@ _JUMP = 1.1
 _ROOMS = (3, 5, 8)
 
 
+# Part of a critical direction, squared, that may lie outside the span of those whose third derivatives are to serve it.
+_OUTSIDE = 0.003
+
+
+class Thirds(NamedTuple):
+    """Third derivatives that serve several steps.
+
+    Parameters
+    ----------
+    rows
+        M(u_i) and M(u_i + u_j) where they were computed, in the order of :func:`sdcp.pairs`; shape (pairs, n).
+    vectors, inverse
+        D^-½u_i of the critical directions there, zero for the others, and D^-½; shapes (block, n) and (n,) or (1,).
+    age
+        Steps since then.
+    """
+
+    rows: Float[Array, "pairs params"]
+    vectors: Float[Array, "block params"]
+    inverse: Float[Array, " params_or_1"]
+    age: Int[Array, ""]
+
+
 class CentralStepper(eqx.Module):
     """The step of the central flow over a time dt, or of the stable flow where ``state.oscillates`` is false.
 
@@ -67,6 +90,8 @@ class CentralStepper(eqx.Module):
         False leaves ½∇⟨H, Σ⟩ out of the average gradient: the ablated flow, held at the edge by its second moments.
     damping
         Whether a step along the critical directions is the exponential one; False only to measure what that is for.
+    thirds_every
+        Sub-steps that third derivatives serve, turned with the critical directions, unless the set of those changes.
     """
 
     optimizer: UpdateMap
@@ -77,10 +102,16 @@ class CentralStepper(eqx.Module):
     pair_batch: int = eqx.field(static=True)
     penalty: bool = eqx.field(static=True, default=True)
     damping: bool = eqx.field(static=True, default=True)
+    thirds_every: int = eqx.field(static=True, default=1)
 
-    def start(self, weights: Float[Array, " params"]) -> tuple[()]:
-        """No memory beyond X."""
-        return ()
+    def start(self, weights: Float[Array, " params"], block: int) -> Thirds | tuple[()]:
+        """No memory beyond X, but for third derivatives that are used again."""
+        if self.thirds_every == 1:
+            return ()
+        n, dtype = weights.shape[0], weights.dtype
+        rows = jnp.zeros((block * (block + 1) // 2, n), dtype)
+        inverse = jnp.zeros(1 if self.optimizer.uniform else n, dtype)
+        return Thirds(rows, jnp.zeros((block, n), dtype), inverse, jnp.zeros((), jnp.int32))
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
@@ -101,7 +132,9 @@ class CentralStepper(eqx.Module):
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.critical_above), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0] * self.dt, self.critical_above))
         n_pairs = critical * (critical + 1) // 2
-        thirds = self._third_derivatives(problem, w, pairs.vectors, root, n_pairs)
+        memory, thirds, packing, computed = self._thirds(
+            problem, w, pairs.vectors, root, critical, state.memory
+        )
 
         before = with_counters(self.optimizer, state.optimizer, counters)
 
@@ -132,6 +165,7 @@ class CentralStepper(eqx.Module):
                 linear.gradient,
                 pairs,
                 thirds,
+                packing,
                 n_pairs,
                 root,
                 response,
@@ -160,10 +194,49 @@ class CentralStepper(eqx.Module):
                 residual=residual,
             ),
             gradients=stages.astype(jnp.int32),
-            third_derivatives=n_pairs.astype(jnp.int32),
+            third_derivatives=computed,
             status=status_of(pairs, d, solved),
         )
-        return FlowState(w + self.dt * delta, after, pairs.ahead, x, state.oscillates), found
+        return FlowState(w + self.dt * delta, after, pairs.ahead, x, state.oscillates, memory), found
+
+    def _thirds(
+        self,
+        problem: Problem,
+        w: Array,
+        vectors: Float[Array, "block params"],
+        root: Float[Array, " params_or_1"],
+        critical: Int[Array, ""],
+        memory: Any,
+    ) -> tuple[Any, Float[Array, "pairs params"], Float[Array, "pairs pairs"], Int[Array, ""]]:
+        """New memory, third derivatives, the N_ij, packed, as combinations of them, and how many were computed."""
+        block = len(vectors)
+        i, j = sdcp.pairs(block)
+        count = (critical * (critical + 1) // 2).astype(jnp.int32)
+        # Inner products of packed matrices count off-diagonal entries twice.
+        twice = np.where(i == j, 1.0, np.sqrt(2.0))[:, None]
+        alive = jnp.arange(len(i))[:, None] < count
+        packing = jnp.where(alive, jnp.asarray(twice * _mixing(block), w.dtype), 0)
+        if self.thirds_every == 1:
+            buffer = jnp.zeros((len(i), len(w)), w.dtype)
+            return (), self._third_derivatives(problem, w, vectors, root, count, buffer), packing, count
+
+        def part(cut: Cut) -> tuple[tuple[Array, Array], None]:
+            u = cut(vectors) * (cut(root) * cut(memory.inverse))
+            return (gram(u, cut(memory.vectors)), jnp.sum(u**2, axis=1)), None
+
+        active = jnp.arange(block) < critical
+        (turn, norms), _ = in_slices(part, len(w), 2 * block)
+        turn = jnp.where(active[:, None] & active, turn, 0)
+        same = jnp.all((jnp.sum(turn**2, axis=1) > (1 - _OUTSIDE) * norms) | ~active)
+        again = same & (memory.age + 1 < self.thirds_every)
+        # N is bilinear in the directions.
+        turned = jax.vmap(lambda p: sdcp.pack(turn @ sdcp.unpack(p, block) @ turn.T), 1, 1)(packing)
+        computed = jnp.where(again, 0, count)
+        rows = self._third_derivatives(problem, w, vectors, root, computed, memory.rows)
+        here = Thirds(rows, jnp.where(active[:, None], vectors, 0), 1 / root, jnp.zeros((), jnp.int32))
+        there = memory._replace(rows=rows, age=memory.age + 1)
+        new = jax.tree.map(lambda a, b: jnp.where(again, a, b), there, here)
+        return new, rows, jnp.where(again, turned, packing), computed
 
     def _third_derivatives(
         self,
@@ -172,8 +245,9 @@ class CentralStepper(eqx.Module):
         vectors: Float[Array, "block params"],
         root: Float[Array, " params_or_1"],
         count: Int[Array, ""],
+        buffer: Float[Array, "pairs params"],
     ) -> Float[Array, "pairs params"]:
-        """M(u_i), or M(u_i + u_j), of the first ``count`` pairs in the order of :func:`sdcp.pairs`; the rest are zero.
+        """M(u_i), or M(u_i + u_j), of the first ``count`` pairs in the order of :func:`sdcp.pairs`, put into a buffer.
 
         u_i is D^½ times row i of ``vectors``, and D^½ the ``root``.
         Derivatives along one direction twice, M(q) = ∇_w(qᵀHq), are up to a third cheaper than along two, and with
@@ -181,7 +255,6 @@ class CentralStepper(eqx.Module):
         serves any number of them.
         """
         i, j = (jnp.asarray(a, jnp.int32) for a in sdcp.pairs(vectors.shape[0]))
-        buffer = jnp.zeros((i.shape[0], w.shape[0]), w.dtype)
 
         def along(p: Array) -> Array:
             q = root * (vectors[i[p]] + jnp.where(i[p] == j[p], 0, vectors[j[p]]))
@@ -206,6 +279,7 @@ class CentralStepper(eqx.Module):
         gradient: Array,
         tracked: RitzPairs,
         thirds: Float[Array, "pairs params"],
+        packing: Float[Array, "pairs pairs"],
         n_pairs: Int[Array, ""],
         root: Float[Array, " params_or_1"],
         response: list[Array],
@@ -220,11 +294,9 @@ class CentralStepper(eqx.Module):
         k, dtype = guess.shape[0], w.dtype
         values, separate = tracked.values[:k], self.optimizer.separate
         i, j = sdcp.pairs(k)
-        # Inner products of packed matrices count off-diagonal entries twice.
         twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
         alive = jnp.arange(len(i)) < n_pairs
-        # Rows of the N_ij, packed, from those of ``thirds``.
-        packing = jnp.where(alive, twice, 0)[:, None] * jnp.asarray(_mixing(k), dtype)
+        packing = packing[: len(i), : len(i)]
         amounts = damping(jnp.diag(both) & self.damping, values, self.dt)
         inverse = 1 / root
 

@@ -58,7 +58,7 @@ class EdgeStepper(eqx.Module):
     tolerance: float = eqx.field(static=True)
     floor: float = eqx.field(static=True)
 
-    def start(self, weights: Float[Array, " params"]) -> Swing:
+    def start(self, weights: Float[Array, " params"], block: int) -> Swing:
         """The smallest oscillation, its direction still to be found."""
         return Swing(jnp.zeros_like(weights), jnp.asarray(self.floor, weights.dtype))
 

@@ -63,7 +63,7 @@ class RodStepper(eqx.Module):
     critical_above: float = eqx.field(static=True)
     tolerance: float = eqx.field(static=True)
 
-    def start(self, weights: Float[Array, " params"]) -> Phase:
+    def start(self, weights: Float[Array, " params"], block: int) -> Phase:
         """A rod of no length: the drift along the critical directions seeds it, as it does the optimizer's."""
         return (jnp.zeros_like(weights),) * (1 + self.optimizer.parity.count(ODD))
 

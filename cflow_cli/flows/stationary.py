@@ -130,7 +130,7 @@ class StationaryStepper(eqx.Module):
         """The update map."""
         return self.rate.optimizer
 
-    def start(self, weights: Float[Array, " params"]) -> preconditioner.Start:
+    def start(self, weights: Float[Array, " params"], block: int) -> preconditioner.Start:
         """A random V; the first step takes as long as it needs."""
         return preconditioner.start(jax.random.PRNGKey(0), self.rank, jnp.ones_like(weights))
 
@@ -236,13 +236,13 @@ class Watched(eqx.Module):
         """The update map."""
         return self.rate.optimizer
 
-    def start(self, weights: Float[Array, " params"]) -> Watch:
+    def start(self, weights: Float[Array, " params"], block: int) -> Watch:
         """Random vectors; the first measurement takes as long as it needs."""
         key, own = jax.random.split(jax.random.PRNGKey(0))
         guess = preconditioner.start(key, self.rank, jnp.ones_like(weights))
         rows = random_rows(own, min(2, weights.shape[0]), weights.shape[0], weights.dtype)
         programs = jax.tree.map(lambda a: jnp.stack([a, a]), guess)
-        return Watch(self.stepper.start(weights), programs, rows, jnp.zeros((), jnp.int32))
+        return Watch(self.stepper.start(weights, block), programs, rows, jnp.zeros((), jnp.int32))
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
