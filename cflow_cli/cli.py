@@ -53,6 +53,7 @@ _COMMON = {
     "eigs.every": "steps between measurements of the discrete run's eigenvalues",
     "eigs.max_tracked": "most eigenvalues tracked",
     "processes.central.substeps": "steps of the central flow per optimizer step",
+    "processes.central.thirds_every": "steps that third derivatives serve; 2 makes a step a quarter cheaper",
     "hydra.run.dir": "the run folder itself",
     "hydra.sweep.dir": "the folder of a sweep",
     "launcher.partition": "of launcher=slurm; --cfg hydra --package hydra.launcher launcher=slurm shows all",
