@@ -153,7 +153,7 @@ class Central(Flow):
     substeps
         Sub-steps per optimizer step; time step dt = 1/substeps.
     thirds_every
-        Sub-steps that third derivatives serve, turned with the critical directions, as long as their number stays.
+        Sub-steps that third derivatives serve, turned with the critical directions, while those stay in one span.
     stationary_every
         Optimizer steps between two measurements of RMSProp's stationary preconditioner along the flow, from its branch
         point on; 0 for never.
@@ -174,8 +174,7 @@ class Central(Flow):
     def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
         """The central flow's, watched where that is wanted; UserError for an optimizer that cannot be."""
         own: Any = super().stepper(optimizer, eigs)
-        if self.thirds_every > 1:
-            own = replace(own, thirds_every=self.thirds_every)
+        own = replace(own, thirds_every=self.thirds_every)
         if not self.stationary_every:
             return own
         from .flows.stationary import LearningRate, Watched

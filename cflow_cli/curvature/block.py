@@ -131,8 +131,9 @@ def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) ->
         sums, columns = cut(s * size, size)
         return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], s * size, columns)
 
-    sums, columns = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: cut(0, size)))
-    columns = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], *[length] * (a.ndim > 0)), a.dtype), columns)
+    sums, columns = jax.eval_shape(lambda: cut(0, size))
+    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
+    columns = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], length)[: a.ndim], a.dtype), columns)
     sums, columns = jax.lax.fori_loop(0, whole, add, (sums, columns))
     if rest:
         more, last = cut(whole * size, rest)

@@ -48,8 +48,6 @@ _JUMP = 1.1
 # Numbers of critical directions that the algebra of a step is compiled for, besides that of the whole block. It takes
 # time like their fourth power, and each number some seconds to compile: those near the block's are left out.
 _ROOMS = (3, 5, 8)
-
-
 # Part of a critical direction, squared, that may lie outside the span of those whose third derivatives are to serve it.
 _OUTSIDE = 0.003
 
@@ -131,7 +129,6 @@ class CentralStepper(eqx.Module):
         root = jnp.sqrt(d)
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.critical_above), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0] * self.dt, self.critical_above))
-        n_pairs = critical * (critical + 1) // 2
         memory, thirds, packing, computed = self._thirds(
             problem, w, pairs.vectors, root, critical, state.memory
         )
@@ -166,7 +163,6 @@ class CentralStepper(eqx.Module):
                 pairs,
                 thirds,
                 packing,
-                n_pairs,
                 root,
                 response,
                 guess,
@@ -210,12 +206,10 @@ class CentralStepper(eqx.Module):
     ) -> tuple[Any, Float[Array, "pairs params"], Float[Array, "pairs pairs"], Int[Array, ""]]:
         """New memory, third derivatives, the N_ij, packed, as combinations of them, and how many were computed."""
         block = len(vectors)
-        i, j = sdcp.pairs(block)
+        i, _ = sdcp.pairs(block)
         count = (critical * (critical + 1) // 2).astype(jnp.int32)
-        # Inner products of packed matrices count off-diagonal entries twice.
-        twice = np.where(i == j, 1.0, np.sqrt(2.0))[:, None]
         alive = jnp.arange(len(i))[:, None] < count
-        packing = jnp.where(alive, jnp.asarray(twice * _mixing(block), w.dtype), 0)
+        packing = jnp.where(alive, jnp.asarray(sdcp.sizes(block)[:, None] * _mixing(block), w.dtype), 0)
         if self.thirds_every == 1:
             buffer = jnp.zeros((len(i), len(w)), w.dtype)
             return (), self._third_derivatives(problem, w, vectors, root, count, buffer), packing, count
@@ -264,7 +258,6 @@ class CentralStepper(eqx.Module):
             rows = along(p)[None] if size == 1 else jax.vmap(along)(p + jnp.arange(size))
             return jax.lax.dynamic_update_slice(buffer, rows, (p, jnp.zeros_like(p)))
 
-        count = count.astype(jnp.int32)
         first = jnp.zeros_like(count)
         if self.pair_batch > 1 and len(vectors) > 1:
             # k(k+1)/2 is a multiple of three or one more.
@@ -280,7 +273,6 @@ class CentralStepper(eqx.Module):
         tracked: RitzPairs,
         thirds: Float[Array, "pairs params"],
         packing: Float[Array, "pairs pairs"],
-        n_pairs: Int[Array, ""],
         root: Float[Array, " params_or_1"],
         response: list[Array],
         guess: Float[Array, "room room"],
@@ -294,14 +286,12 @@ class CentralStepper(eqx.Module):
         k, dtype = guess.shape[0], w.dtype
         values, separate = tracked.values[:k], self.optimizer.separate
         i, j = sdcp.pairs(k)
-        twice = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), dtype)
-        alive = jnp.arange(len(i)) < n_pairs
         packing = packing[: len(i), : len(i)]
         amounts = damping(jnp.diag(both) & self.damping, values, self.dt)
         inverse = 1 / root
 
-        def passing(part: Any) -> tuple[Any, Any]:
-            return in_slices(part, len(w), len(i))
+        def passing(part: Any, whole: bool = False) -> tuple[Any, Any]:
+            return part(uncut) if whole else in_slices(part, len(w), len(i))
 
         def rows(cut: Cut) -> tuple[Array, Array, Array, Array]:
             """Third derivatives, v, D^½ H D^½ v and D^-½ of some weights."""
@@ -335,7 +325,7 @@ class CentralStepper(eqx.Module):
         now, _ = self.optimizer.linear_response(self.optimizer.upcoming(before, before))
         ahead = jnp.where(jnp.max(later / now) < _JUMP, 1, 0) if any(self.optimizer.scheduled) else 0
 
-        squares = jnp.where(alive, twice, 0)[:, None]
+        squares = jnp.where(both[i, j], jnp.asarray(sdcp.sizes(k), dtype), 0)[:, None]
         unit = packing / 2 if self.penalty else jnp.zeros_like(packing)
         unit_u = unit @ third_u * amounts
 
@@ -371,7 +361,7 @@ class CentralStepper(eqx.Module):
                 sums += [combine(v[i] * v[j], r[:, None])[:, 0], gram(v[i] * v[j], d_r)]
             return tuple(sums), None
 
-        (moved, turned, *stiffer), _ = passing(part) if separate else part(uncut)
+        (moved, turned, *stiffer), _ = passing(part, whole=not separate)
         descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2)) * self.dt
         start = sdcp.pack(jnp.diag(jnp.maximum(2 - values, -descent))) - self.dt * packing @ moved
         operator = -self.dt * packing @ turned
@@ -386,7 +376,7 @@ class CentralStepper(eqx.Module):
             after, delta = step(self.optimizer.of_size(cut(w).shape[0]), cut, g, variance)
             return None, (after, delta, variance)
 
-        _, (after, delta, variance) = passing(last) if separate else last(uncut)
+        _, (after, delta, variance) = passing(last, whole=not separate)
         return after, delta, x, variance, found.residual, found.converged
 
 

@@ -60,10 +60,16 @@ def pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     return i, j
 
 
+def sizes(k: int) -> np.ndarray:
+    """What entries are multiplied by where packed: √2 off the diagonal, for there they count twice."""
+    i, j = pairs(k)
+    return np.where(i == j, 1.0, np.sqrt(2.0))
+
+
 def pack(x: Sym) -> Packed:
     """Symmetric matrix as a vector of length k(k+1)/2 with the same inner product (off-diagonals times √2)."""
     i, j = pairs(x.shape[0])
-    return (x[i, j] + x[j, i]) / 2 * np.where(i == j, 1.0, np.sqrt(2.0)).astype(x.dtype)
+    return (x[i, j] + x[j, i]) / 2 * sizes(x.shape[0]).astype(x.dtype)
 
 
 def unpack(p: Packed, k: int) -> Sym:

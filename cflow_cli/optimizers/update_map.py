@@ -17,7 +17,7 @@ and the gradient itself are zero, leaves that do not (second moments) keep their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -270,9 +270,6 @@ def _solve(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
     return b
 
 
-_PROBE = 12
-
-
 def _classify(
     cls: type[UpdateMap], transformation: optax.GradientTransformation, size: int, dtype: Any
 ) -> UpdateMap:
@@ -283,19 +280,9 @@ def _classify(
     w = np.zeros(size, dtype)
     first = np.arange(size) < (size + 1) // 2
 
-    @jax.jit
-    def steps(gs: Array, w: Array) -> tuple[list[Array], Array]:
-        state, delta = transformation.init(w), w
-        for g in gs:
-            delta, state = transformation.update(g, state, w)
-        return jax.tree.leaves(state), delta
-
-    def run(gs: np.ndarray, w: np.ndarray = w) -> tuple[list[np.ndarray], np.ndarray]:
-        found: tuple[list[np.ndarray], np.ndarray] = jax.device_get(steps(gs, w))
-        return found
-
+    run = _stepped(transformation)
     try:
-        plus, minus = run(gradients), run(-gradients)
+        plus, minus = run(gradients, w), run(-gradients, w)
     except Exception as error:
         raise UserError(
             f"the optimizer cannot step a flat weight vector ({type(error).__name__}: {error}); "
@@ -360,6 +347,25 @@ def _classify(
     return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens, scheduled, separate)
 
 
+def _stepped(
+    transformation: optax.GradientTransformation,
+) -> Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], np.ndarray]]:
+    """(g_1 … g_m, w) ↦ leaves of the state after steps with these gradients, and the last Δ, on the host."""
+
+    @jax.jit
+    def steps(gs: Array, w: Array) -> tuple[list[Array], Array]:
+        state, delta = transformation.init(w), w
+        for g in gs:
+            delta, state = transformation.update(g, state, w)
+        return jax.tree.leaves(state), delta
+
+    def run(gs: np.ndarray, w: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        found: tuple[list[np.ndarray], np.ndarray] = jax.device_get(steps(gs, w))
+        return found
+
+    return run
+
+
 def _scheduled(state: State) -> tuple[bool, ...]:
     def is_schedule(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
@@ -399,15 +405,9 @@ def _shape_dependence(transformation: optax.GradientTransformation, dtype: Any) 
     rng = np.random.default_rng(1)
     gs = rng.standard_normal((2, 4, 4)).astype(dtype)
 
-    def run(gs: Array) -> Array:
-        w = jnp.zeros(gs.shape[1:], dtype)
-        state, delta = transformation.init(w), w
-        for g in gs:
-            delta, state = transformation.update(g, state, w)
-        return delta
-
+    run = _stepped(transformation)
     try:
-        matrix, row = jax.device_get([jax.jit(run)(gs), jax.jit(run)(gs.reshape(2, 16))])
+        matrix, row = (run(g, np.zeros_like(g[0]))[1] for g in (gs, gs.reshape(2, 16)))
     except Exception:  # an optimizer that only takes the flat vector of this problem cannot depend on shapes
         return None
     if not np.allclose(matrix.reshape(16), row, rtol=1e-3, atol=1e-30):
