@@ -34,6 +34,7 @@ import optax  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from cflow_cli import Problem, simulate  # noqa: E402
+from cflow_cli.curvature.options import EigsOptions  # noqa: E402
 from cflow_cli.datasets.cifar10 import cifar10  # noqa: E402
 from cflow_cli.datasets.digits import digits  # noqa: E402
 from cflow_cli.errors import UserError  # noqa: E402
@@ -41,8 +42,8 @@ from cflow_cli.losses import mse  # noqa: E402
 from cflow_cli.models.cnn import CNN  # noqa: E402
 from cflow_cli.models.mlp import MLP  # noqa: E402
 from cflow_cli.optimizers import adam_uncorrected, scalar_adam, scalar_rmsprop  # noqa: E402
-from cflow_cli.options import EigsOptions  # noqa: E402
 from cflow_cli.report import definitions as define  # noqa: E402
+from cflow_cli.report.tables import markdown  # noqa: E402
 
 KICK = 1e-3
 SEEDS = 3
@@ -194,8 +195,8 @@ def run(
         seed=seed,
         kick=KICK,
         processes=("discrete", "midpoint", *flows),
-        eigs=EigsOptions(initial=4, every=4, hessian_every=0),
-        eval_every=steps,
+        eigs=EigsOptions(block=4, every=4),
+        measurements=(),
     )
     return {
         "optimizer": optimizer,
@@ -235,14 +236,10 @@ COLUMNS = {
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown tables, one per problem: medians over seeds, and PASS or what is missed."""
-    lines = []
+    headings = ["optimizer", "lr", "flow", *(heading for heading, _ in COLUMNS.values()), ""]
+    texts = []
     for where in sorted({r["problem"] for r in runs}, reverse=True):
-        lines += [
-            f"{where}:",
-            "",
-            f"| optimizer | lr | flow | {' | '.join(h for h, _ in COLUMNS.values())} | |",
-        ]
-        lines.append("|---" * (len(COLUMNS) + 4) + "|")
+        lines = []
         for name, case in CASES.items():
             every = [r for r in runs if r["problem"] == where and r["optimizer"] == name]
             flows = (*FLOWS, *case.others)
@@ -254,10 +251,10 @@ def table(runs: list[dict[str, Any]]) -> str:
                 cells = [
                     form.format(row[c]) if np.isfinite(row[c]) else "–" for c, (_, form) in COLUMNS.items()
                 ]
-                head = f"{name} | {lr:g}" if flow == FLOWS[0] else " | "
-                lines.append(f"| {head} | {flow} | {' | '.join(cells)} | {_verdict(row, flow, case)} |")
-        lines.append("")
-    return "\n".join(lines)
+                head = [name, f"{lr:g}"] if flow == FLOWS[0] else ["", ""]
+                lines.append([*head, flow, *cells, _verdict(row, flow, case)])
+        texts.append(f"{where}:\n\n{markdown(headings, lines)}")
+    return "\n".join(texts)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -303,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
                     file=sys.stderr,
                     flush=True,
                 )
-    print(table([json.loads(p.read_text(encoding="utf-8")) for p in sorted(args.out.glob("*_*_*.json"))]))
+    runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(args.out.glob("*_*_*.json"))]
+    print(table(runs), end="")
     return 0
 
 

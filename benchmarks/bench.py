@@ -43,6 +43,10 @@ from typing import Any
 
 import numpy as np
 
+from cflow_cli.config import composing
+from cflow_cli.report.tables import markdown
+from cflow_cli.runs import run as runs
+
 IMAGES = ("data=cifar10", "model.widths=[256,256]")
 
 
@@ -70,7 +74,7 @@ CASES = {
     "digits": Case((), 70, settle=40, chunk=50),
     "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
     "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
-    "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.thirds_every=2"), 875),
+    "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.third_derivatives_every=2"), 875),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
     "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),
     # Three directions become critical on the flow itself, not where it starts from an iterate at the edge.
@@ -143,11 +147,11 @@ def medians(calls: dict[str, tuple[Callable[[], Any], float]], rounds: int = ROU
 
 def at_edge(case: Case, file: Path) -> Any:
     """The simulation of a case from the iterate at the edge, which is reached first if the file does not have it."""
-    from cflow_cli import config, run
-    from cflow_cli.options import EigsOptions
-    from cflow_cli.simulation import Simulation, Start, branch
+    from cflow_cli.curvature.options import EigsOptions
+    from cflow_cli.engine.simulation import Simulation
+    from cflow_cli.engine.snapshot import Start, branch
 
-    prepared = run.prepare(config.compose([*case.overrides, f"steps={case.edge}"])).simulation
+    prepared = runs.prepare(composing.compose([*case.overrides, f"steps={case.edge}"])).simulation
     problem, optimizer = prepared.problem, prepared.optimizer.transformation
     if not file.exists():
         plain = Simulation(
@@ -156,7 +160,7 @@ def at_edge(case: Case, file: Path) -> Any:
             processes=["discrete"],
             steps=case.edge,
             eigs=EigsOptions(every=case.edge),
-            eval_every=case.edge,
+            measurements=(),
         )
         for _ in plain:
             pass
@@ -170,9 +174,17 @@ def at_edge(case: Case, file: Path) -> Any:
         start = Start(saved["before"], saved["weights"], state)
     steps = 10**6
     rows = max(case.settle, case.chunk)
-    specs = prepared._specs
+    # Without evaluations of accuracy, which would fall into some of the timed chunks and not into others.
+    measured = tuple(m for m in prepared.options.measurements if m.name != "evaluation")
     return Simulation(
-        problem, optimizer, processes=specs, steps=steps, eval_every=steps, start=start, chunk=rows
+        problem,
+        optimizer,
+        prepared.options,
+        measurements=measured,
+        steps=steps,
+        pause_every=None,
+        start=start,
+        chunk=rows,
     )
 
 
@@ -182,15 +194,15 @@ class Chunk:
     def __init__(self, simulation: Any, name: str, path: Any, steps: int) -> None:
         import jax.numpy as jnp
 
-        running = simulation._runs[name]
-        self.process, self.state, self.steps = running.process, running.state, steps
-        fixed = (running.process, simulation.problem, simulation._context, running.state, path)
+        self.process, self.state = simulation.processes[name], simulation.states[name]
+        self.block, self.steps = simulation.blocks[name], steps
+        fixed = (self.process, simulation.problem, simulation.context, self.state, path)
         first, start, settled = (jnp.asarray(i, jnp.int32) for i in (simulation.step, 0, 0))
         self._arguments = lambda stop: (*fixed, first, start, jnp.asarray(stop, jnp.int32), settled)
 
     def __call__(self, steps: int | None = None) -> Any:
         """Result of the steps, all of them unless told otherwise."""
-        from cflow_cli.processes import run_chunk
+        from cflow_cli.engine.chunk import run_chunk
 
         return run_chunk(*self._arguments(self.steps if steps is None else steps))
 
@@ -214,7 +226,7 @@ class Chunk:
         import jax
         from jax.experimental.compilation_cache import compilation_cache
 
-        from cflow_cli.processes import run_chunk
+        from cflow_cli.engine.chunk import run_chunk
 
         jax.clear_caches()
         jax.config.update("jax_enable_compilation_cache", False)
@@ -250,11 +262,12 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
     import jax
     import jax.numpy as jnp
 
-    from cflow_cli.curvature import track
+    from cflow_cli.curvature.block import track
+    from cflow_cli.engine.processes import Reference
     from cflow_cli.flows import sdcp
-    from cflow_cli.processes import Reference
+    from cflow_cli.flows.third_derivatives import Directions, differentiate
 
-    problem, flow, stepper = simulation.problem, chunk.state.flow, chunk.process.stepper
+    problem, flow, stepper = simulation.problem, chunk.state.process, chunk.process.stepper
     d, _ = eqx.filter_jit(stepper.optimizer.linear_response)(flow.optimizer)
     root, block = jnp.sqrt(d), len(flow.vectors)
 
@@ -276,11 +289,11 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
         "once": looped(tracking(0), flow.weights, flow.vectors),
         "expanded": looped(tracking(1), flow.weights, flow.vectors),
     }
-    count = jnp.asarray(round(pairs), jnp.int32)
+    # k directions have k(k+1)/2 pairs.
+    critical = jnp.asarray(round((np.sqrt(8 * pairs + 1) - 1) / 2), jnp.int32)
     if pairs:
-        buffer = jnp.zeros((block * (block + 1) // 2, len(flow.weights)), flow.weights.dtype)
         parts["third"] = looped(
-            lambda w, v: stepper._third_derivatives(problem, w, v, root, count, buffer),
+            lambda w, v: differentiate(problem, w, Directions(v, root, critical), stepper.pair_batch).rows,
             flow.weights,
             flow.vectors,
         )
@@ -292,13 +305,13 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
                 def body(r: Any, state: Any) -> Any:
                     ref = Reference(
                         *(simulation.step + r, path.weights[r], path.weights[r + 1], path.weights[r + 2]),
-                        *(path.preconditioner[r], jnp.asarray(chunk.process.eigs.max_iterations)),
+                        *(path.step_size[r], (), jnp.asarray(chunk.process.eigs.max_iterations)),
                     )
-                    return chunk.process.step(problem, simulation._context, state, ref)[0]
+                    return chunk.process.step(problem, simulation.context, state, ref)[0]
 
                 return jax.lax.fori_loop(0, chunk.steps, body, state)
 
-            jax.block_until_ready(walk(chunk.state))
+            jax.block_until_ready(walk(chunk.state.process))
             jax.effects_barrier()
         stacked = [jnp.asarray(np.stack(values)) for values in zip(*problems, strict=True)]
         # One after the other, as in a run.
@@ -308,7 +321,7 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
     expansions = hvps / block - 1
     return {
         "eigenvalues": times["once"] + expansions * (times["expanded"] - times["once"]),
-        "third derivatives": times.get("third", 0.0) * (pairs / max(round(pairs), 1)),
+        "third derivatives": times.get("third", 0.0) * (pairs / max(int(critical * (critical + 1) // 2), 1)),
         "SDCP": times.get("SDCP", 0.0),
     }
 
@@ -316,9 +329,7 @@ def central_parts(simulation: Any, chunk: Chunk, path: Any, hvps: float, pairs: 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """All figures of one problem."""
     import jax
-    import jax.numpy as jnp
 
-    from cflow_cli.simulation import _run_discrete
     from cflow_cli.storage import RunWriter
 
     case = CASES[name]
@@ -329,18 +340,15 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         if chunk.step >= case.settle:
             break
     problem, dtype = simulation.problem, simulation.problem.w0.dtype
-    rows = simulation._rows
-    _, path = _run_discrete(
-        *(problem, simulation.optimizer, simulation._discrete, rows, jnp.asarray(case.chunk)),
-        *(simulation._kick_key, jnp.asarray(0, dtype)),
-    )
-    chunks = {process: Chunk(simulation, process, path, case.chunk) for process in simulation._runs}
+    rows = max(case.settle, case.chunk)
+    _, path = simulation.take_path(rows, case.chunk)
+    chunks = {process: Chunk(simulation, process, path, case.chunk) for process in simulation.processes}
     records = {process: chunk.records() for process, chunk in chunks.items()}
     lost = [process for process, found in records.items() if found is None]
     chunks = {process: chunk for process, chunk in chunks.items() if process not in lost}
 
-    central = chunks["central"].state.flow
-    blocks = {process: chunk.process.block(chunk.state) for process, chunk in chunks.items()}
+    central = chunks["central"].state.process
+    blocks = {process: chunk.block for process, chunk in chunks.items()}
     gradient, calls = looped(lambda w: problem.gradient(w), central.weights)
     timed: dict[str, tuple[Callable[[], Any], float]] = {"gradient": (gradient, calls)}
 
@@ -401,7 +409,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         for one in written * 10:
             writer.write(one.metrics, one.eigenvalues)
         writer.flush()
-        storage = (time.perf_counter() - began) / (10 * simulation.step * len(simulation._runs))
+        storage = (time.perf_counter() - began) / (10 * simulation.step * len(simulation.processes))
         writer.finish("done")
     host = medians({"host": (chunks["central"].host, rows)})["host"]
     parts |= {"host": host, "storage": storage}
@@ -445,23 +453,11 @@ def measure_command() -> dict[str, Any]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def table(columns: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers with three significant digits."""
-
-    def show(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-        return str(value)
-
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(show(v) for v in row)} |" for row in rows])
-
-
-def markdown(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The tables of a measurement."""
     problems = {name: r for name, r in results.items() if name != COMMAND}
     texts = [
-        table(
+        markdown(
             ["problem", "weights", "dtype", "gradient ms", "HVP (gradients)", "third (gradients)", "peak MB"],
             [
                 [
@@ -471,7 +467,7 @@ def markdown(results: dict[str, Any]) -> str:
                 for name, r in problems.items()
             ],
         ),
-        table(
+        markdown(
             [
                 *("problem", "process", "critical", "block", "gradients", "HVPs", "thirds", "ms per step"),
                 *("in gradients", "beyond derivatives %", "compile s"),
@@ -489,19 +485,19 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     parts = ["eigenvalues", "third derivatives", "SDCP", "host", "storage"]
     texts.append(
-        table(
+        markdown(
             ["central flow, % of a step", *parts],
             [[name, *(100 * r["central_parts"][part] for part in parts)] for name, r in problems.items()],
         )
     )
     if COMMAND in results:
         texts.append(
-            table(
+            markdown(
                 ["`cflow run`, compilation cache", "first progress s", "whole run s"],
                 [[cache, *figures.values()] for cache, figures in results[COMMAND].items()],
             )
         )
-    return "\n\n".join(texts) + "\n"
+    return "\n".join(texts)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -538,8 +534,8 @@ def main(argv: list[str] | None = None) -> int:
         name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()
     }
     (args.out / "bench.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "bench.md").write_text(markdown(results), encoding="utf-8")
-    print(markdown(results))
+    (args.out / "bench.md").write_text(render(results), encoding="utf-8")
+    print(render(results), end="")
     print(f"{args.out / 'bench.json'}: compare two with python -m benchmarks.compare", file=sys.stderr)
     return 0
 

@@ -13,6 +13,8 @@ import sys
 
 import numpy as np
 
+from cflow_cli.report.tables import markdown
+
 LR, STIFFENING, KICK = 0.1, 4.0, 1e-6
 MOMENTA = (
     ("gradient descent", 0.0, False),
@@ -51,7 +53,7 @@ def rises(root: str | None) -> list[list[str]]:
     """Rows of the second table."""
     from benchmarks import accuracy
     from cflow_cli import simulate
-    from cflow_cli.options import EigsOptions
+    from cflow_cli.curvature.options import EigsOptions
     from cflow_cli.report import definitions as define
 
     rows = []
@@ -67,8 +69,8 @@ def rises(root: str | None) -> list[list[str]]:
                 steps=steps,
                 kick=accuracy.KICK,
                 processes=("discrete", "midpoint"),
-                eigs=EigsOptions(initial=4, hessian_every=0),
-                eval_every=steps,
+                eigs=EigsOptions(block=4),
+                measurements=(),
             )
             seen = define.series(result.metrics, "midpoint", "effective_sharpness")
             over = seen.index[seen > 1.98]
@@ -90,19 +92,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", help="folder of CIFAR-10; else $CFLOW_DATA or the cache folder")
     parser.add_argument("--valley", action="store_true", help="the first table only")
     args = parser.parse_args(argv)
-    print(f"| optimizer | {' | '.join(f'{r:g} per step' for r in RATES)} |")
-    print("|---" * (len(RATES) + 1) + "|")
+    rows = []
     for name, beta, nesterov in MOMENTA:
         cells = []
         for rate in RATES:
             found = on_the_valley(beta, nesterov, rate)
             cells.append("leaves the valley" if found is None else "{:.3f} ± {:.3f}, {:.2f}".format(*found))
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    if args.valley:
-        return 0
-    print("\n| problem | optimizer | lr | rise per step |\n|---|---|---|---|")
-    for row in rises(args.data):
-        print(f"| {' | '.join(row)} |", flush=True)
+        rows.append([name, *cells])
+    print(markdown(["optimizer", *(f"{rate:g} per step" for rate in RATES)], rows), flush=True)
+    if not args.valley:
+        print(markdown(["problem", "optimizer", "lr", "rise per step"], rises(args.data)), end="")
     return 0
 
 

@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from cflow_cli import resuming
+from cflow_cli.report.tables import markdown
+from cflow_cli.runs import resuming
 from cflow_cli.storage import checkpoints, read_run
 
 RUN = ["data.n=100", "model.widths=[16]", "lr=0.4", "kick=1e-3", "checkpoint.every=10"]
@@ -265,16 +266,24 @@ def corrupted(folder: Path) -> int:
 
 def table(outcomes: list[Outcome]) -> str:
     """The outcomes as Markdown."""
-    lines = [
-        "| fault | injected | tables as undisturbed | steps lost, median and most | corrupted files |",
-        "|---|---|---|---|---|",
+    headings = [
+        "fault",
+        "injected",
+        "tables as undisturbed",
+        "steps lost, median and most",
+        "corrupted files",
     ]
-    for out in outcomes:
-        steps = f"{np.median(out.lost):.0f}, {max(out.lost)}"
-        lines.append(
-            f"| {out.fault} | {out.injected} | {out.same} of {out.runs} | {steps} | {out.corrupted} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            out.fault,
+            out.injected,
+            f"{out.same} of {out.runs}",
+            f"{np.median(out.lost):.0f}, {max(out.lost)}",
+            out.corrupted,
+        ]
+        for out in outcomes
+    ]
+    return markdown(headings, rows)
 
 
 def main() -> int:
@@ -292,7 +301,7 @@ def main() -> int:
         outcomes = [chaos.kills(args.kills), chaos.signals(), chaos.full_disk(), *chaos.damages()]
     finally:
         shutil.rmtree(work)
-    print(table(outcomes))
+    print(table(outcomes), end="")
     for out in outcomes:
         if out.said:
             print(f"\n{out.fault}:\n  {out.said.replace(str(work), 'RUNS')}")

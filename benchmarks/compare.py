@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import table
+from cflow_cli.report.tables import markdown
 
 FIGURES = (
     "seconds",
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if not rows:
         print("error: the two files have no figure in common", file=sys.stderr)
         return 2
-    print(table(["figure", "before", "after", "ratio"], rows))
+    print(markdown(["figure", "before", "after", "ratio"], rows), end="")
     return 0
 
 

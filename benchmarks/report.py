@@ -24,7 +24,7 @@ PROGRAM = [sys.executable, "-c", "import sys; from cflow_cli.cli import main; sy
 
 
 def copies(run: Path, folder: Path, number: int) -> None:
-    """Copy a run so many times, with settings as of a sweep."""
+    """Copy a run so many times, with settings like those of a sweep."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     optimizers = ("gd", "momentum", "rmsprop", "adam", "nadam")
@@ -36,13 +36,13 @@ def copies(run: Path, folder: Path, number: int) -> None:
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
         settings = {**config, "lr": lr, "seed": seed, "data": {**config["data"], "n": n}}
         (copy / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        told = {
+        changed = {
             **manifest,
             "lr": lr,
             "seed": seed,
             "choices": {**manifest["choices"], "optimizer": optimizer},
         }
-        (copy / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
+        (copy / "manifest.json").write_text(json.dumps(changed), encoding="utf-8")
 
 
 def timed(*arguments: str) -> str:

@@ -25,10 +25,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.bench import table
-from cflow_cli.flows.base import FlowState, FlowStep
-from cflow_cli.options import Central, EigsOptions
+from cflow_cli.config import composing
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.flows.base import FlowState, StepInfo
+from cflow_cli.flows.options import Central
 from cflow_cli.report.style import COLOURS, COLUMN, figure_style
+from cflow_cli.report.tables import markdown
+from cflow_cli.runs import run as runs
 
 PROBLEMS = {"gd": ((), 120), "rmsprop": (("optimizer=rmsprop", "lr=0.002"), 120)}
 EVERY = 10
@@ -58,7 +61,7 @@ class Heun(eqx.Module):
         def mean(a: Any, b: Any) -> Any:
             return (a + b) / 2 if jnp.issubdtype(a.dtype, jnp.floating) else b
 
-        found: FlowStep = first._replace(
+        info: StepInfo = first._replace(
             pairs=first.pairs._replace(
                 hvps=first.pairs.hvps + second.pairs.hvps,
                 converged=first.pairs.converged & second.pairs.converged,
@@ -71,7 +74,7 @@ class Heun(eqx.Module):
             weights=mean(state.weights, twice.weights),
             optimizer=jax.tree.map(mean, state.optimizer, twice.optimizer),
         )
-        return state, found
+        return state, info
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ CASES = {
     **{f"Euler undamped, {m}": Case(Scheme(m, damping=False)) for m in (1, 2, 4)},
     **{f"Heun, {m}": Case(Scheme(m, heun=True)) for m in (1, 2)},
     "Euler, 1, float32": Case(Scheme(1), dtype="float32"),
-    **{f"Euler, 1, thirds_every {m}": Case(Scheme(1, thirds_every=m)) for m in (2, 4)},
+    **{f"Euler, 1, third_derivatives_every {m}": Case(Scheme(1, third_derivatives_every=m)) for m in (2, 4)},
     "Euler, 1, track_above 1.5": Case(Scheme(1), EigsOptions(track_above=1.5)),
     "Euler, 1, tolerance 0.003": Case(Scheme(1), EigsOptions(tolerance=0.003, max_iterations=20)),
 }
@@ -119,26 +122,25 @@ FAMILIES: dict[str, tuple[Callable[[str], bool], str, str]] = {
 
 def trajectory(name: str, optimizer: str) -> dict[str, Any]:
     """Weights of a scheme and of the optimizer every few steps, and the derivative evaluations per step."""
-    from cflow_cli import config, run
-    from cflow_cli.simulation import Simulation
+    from cflow_cli.engine.simulation import Simulation
 
     case = CASES[name]
     overrides, steps = PROBLEMS[optimizer]
-    prepared = run.prepare(config.compose([*overrides, f"dtype={case.dtype}"])).simulation
+    prepared = runs.prepare(composing.compose([*overrides, f"dtype={case.dtype}"])).simulation
     simulation = Simulation(
         prepared.problem,
         prepared.optimizer.transformation,
         processes=[case.scheme],
         steps=steps,
         eigs=case.eigs,
-        eval_every=steps,
+        measurements=(),
         chunk=EVERY,
     )
     flow, real = [], []
     for chunk in simulation:
         if chunk.step % EVERY == 0:
             arrays = simulation.snapshot().arrays
-            flow.append(np.asarray(arrays["central.flow.weights"], np.float64))
+            flow.append(np.asarray(arrays["central.process.weights"], np.float64))
             real.append(np.asarray(arrays["discrete.weights"], np.float64))
     metrics = simulation.result().metrics
     counts = {key: n / len(metrics) for key, n in simulation.counts["central"].items()}
@@ -231,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         print(f"{optimizer}, at most {rows[REFERENCE]['critical']} critical\n")
         print(
-            table(
+            markdown(
                 [
                     *("scheme, sub-steps", "gradients", "HVPs", "thirds", "gradient-equivalents"),
                     *("to 32 sub-steps", "to the optimizer", "to the default"),
@@ -244,7 +246,6 @@ def main(argv: list[str] | None = None) -> int:
                     for n, r in rows.items()
                 ],
             )
-            + "\n"
         )
     draw(results, args.figure or args.out / "work_precision.png")
     return 0

@@ -40,6 +40,7 @@ from cflow_cli.datasets.sorting import sorting
 from cflow_cli.errors import UserError
 from cflow_cli.losses import mse
 from cflow_cli.report import definitions as define
+from cflow_cli.report.tables import markdown
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 DIRECTIONS = 4
@@ -176,7 +177,7 @@ def measure(name: str, data: Dataset, path: Path, budget: float) -> None:
 
 def memory(root: str | None) -> str:
     """What the paper's CNN needs beside weights and data, for different numbers of images: a Markdown table."""
-    lines = ["| images | at once | data.microbatch=100 |", "| ---: | ---: | ---: |"]
+    lines = []
     for n in (200, 1000):
         row = []
         for microbatch in (None, 100):
@@ -190,8 +191,8 @@ def memory(root: str | None) -> str:
             rows = jnp.zeros((DIRECTIONS, problem.num_parameters))
             compiled = eqx.filter_jit(derivatives).lower(problem, problem.w0, rows).compile()
             row.append(compiled.compiled.memory_analysis().temp_size_in_bytes)
-        lines.append(f"| {n} | " + " | ".join(f"{size / 1e6:.0f} MB" for size in row) + " |")
-    return "\n".join(lines)
+        lines.append([n, *(f"{size / 1e6:.0f} MB" for size in row)])
+    return markdown(["images", "at once", "data.microbatch=100"], lines, ["count"] * 3)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -203,8 +204,8 @@ def table(found: list[dict[str, Any]]) -> str:
     heads = (
         "model,parameters,gradient (ms),HVP,HVP vmapped,third,third vmapped,lr,steps,edge at step,critical"
     )
-    lines = [[*heads.split(","), "distance ratio", "loss error"]]
-    lines.append(["---"] + ["---:"] * (len(lines[0]) - 1))
+    headings = [*heads.split(","), "distance ratio", "loss error"]
+    lines = []
     for row in found:
         c, r = row["cost"], row["run"]
         edge = "none" if r["edge"] is None else str(r["edge"])
@@ -214,7 +215,7 @@ def table(found: list[dict[str, Any]]) -> str:
             + [f"{row['case']['lr']:g}", str(row["case"]["steps"]), edge, str(r["critical"])]
             + [f"{r['distance_ratio']:.2f}", f"{100 * r['loss_error']:.1f} %"]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(headings, lines, ["text"] + ["number"] * (len(headings) - 1))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=1.0, help="seconds per timing (1)")
     args = parser.parse_args(argv)
     if args.memory:
-        print(memory(args.data))
+        print(memory(args.data), end="")
         return 0
     makers: dict[str, Callable[[int], Dataset]] = {
         "images": lambda n: cifar10(n=n, classes=4, pool=4, root=args.data),
@@ -254,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [
         row for row in found if "cost" in row and "run" in row and row["case"] == asdict(CASES[row["model"]])
     ]
-    print(table(found))
+    print(table(found), end="")
     dear = [row["model"] for row in found if any(row["cost"][k] > most for k, most in LIMITS.items())]
     if dear:
         print(f"above {LIMITS['hvp']} gradients per HVP or {LIMITS['third']} per third: {', '.join(dear)}")

@@ -8,18 +8,18 @@ __version__ = "0.1.0"
 __all__ = ["Problem", "simulate"]
 
 if TYPE_CHECKING:
-    from .problem import Problem
-    from .simulation import simulate
+    from cflow_cli.engine.simulation import simulate
+    from cflow_cli.problem import Problem
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: the command line answers ``--help`` without JAX."""
     if name == "Problem":
-        from .problem import Problem
+        from cflow_cli.problem import Problem
 
         return Problem
     if name == "simulate":
-        from .simulation import simulate
+        from cflow_cli.engine.simulation import simulate
 
         return simulate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

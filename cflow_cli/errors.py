@@ -1,6 +1,14 @@
-"""Errors whose message is meant for the user as it stands."""
+"""Errors whose message is meant for the user as it stands, and the exit statuses of commands."""
 
+from __future__ import annotations
+
+import difflib
 import os
+from collections.abc import Iterable
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -10,3 +18,12 @@ class UserError(Exception):
 def wants_traceback() -> bool:
     """Whether the user asked for tracebacks: CFLOW_TRACEBACK=1 or HYDRA_FULL_ERROR=1."""
     return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean X?)"``, or nothing when no known word is close."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    same_end = [name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    best = close or same_end
+    return f" (did you mean {best[0]}?)" if best else ""

@@ -12,8 +12,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .errors import UserError
-from .losses import Loss
+from cflow_cli.errors import UserError
+from cflow_cli.losses import Loss
 
 Weights = Float[Array, " params"]
 Block = Float[Array, "block params"]
@@ -40,7 +40,7 @@ class _FunctionObjective(eqx.Module):
         missing = jnp.full((), jnp.nan, w.dtype)
         return Evaluation(missing, missing, missing)
 
-    def outputs_of(self, w: Weights, examples: Array) -> Array:
+    def outputs_of(self, w: Weights, count: int, split: str) -> Array:
         return jnp.zeros(0, w.dtype)
 
 
@@ -54,6 +54,7 @@ class _ModelObjective(eqx.Module):
     criterion: Any
     skeleton: Any = eqx.field(static=True)
     unravel: Callable[[Weights], Any] = eqx.field(static=True)
+    layers: tuple[tuple[str, int], ...] = eqx.field(static=True)
     microbatch: int | None = eqx.field(static=True)
 
     def apply(self, w: Weights, x: Array) -> Array:
@@ -103,10 +104,11 @@ class _ModelObjective(eqx.Module):
         outputs = jnp.swapaxes(jax.lax.map(lambda part: self.apply(w, part), self.cut(x)), 0, 1)
         return outputs.reshape(-1, *outputs.shape[2:])[: len(x)]
 
-    def outputs_of(self, w: Weights, examples: Array) -> Array:
-        if not len(examples):
+    def outputs_of(self, w: Weights, count: int, split: str) -> Array:
+        x = self.x if split == "train" else self.x_test
+        if x is None or not count:
             return jnp.zeros(0, w.dtype)
-        return self.apply(w, self.x[examples]).astype(w.dtype).ravel()
+        return self.apply(w, x[:count]).astype(w.dtype).ravel()
 
     def evaluate(self, w: Weights) -> Evaluation:
         missing = jnp.full((), jnp.nan, w.dtype)
@@ -226,6 +228,7 @@ class Problem(eqx.Module):
             criterion=loss,
             skeleton=skeleton,
             unravel=unravel,
+            layers=_layers(params),
             microbatch=data.microbatch,
         )
         return cls(w0, objective)._checked()
@@ -290,6 +293,13 @@ class Problem(eqx.Module):
         return len(self.objective.x) if isinstance(self.objective, _ModelObjective) else 0
 
     @property
+    def layers(self) -> tuple[tuple[str, int], ...]:
+        """Layers in the order of the flat vector, name and number of weights; one for a problem from a function."""
+        if isinstance(self.objective, _ModelObjective):
+            return self.objective.layers
+        return (("weights", self.num_parameters),)
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]
@@ -303,12 +313,19 @@ class Problem(eqx.Module):
         """Accuracy and test figures at w."""
         return self.objective.evaluate(w)
 
-    def outputs(self, w: Weights, examples: Array) -> Float[Array, " outputs"]:
-        """Outputs of the network for some training examples, by their indices, one example after the other.
+    def outputs(self, w: Weights, count: int, split: str = "train") -> Float[Array, " outputs"]:
+        """Outputs of the network for the first examples of a split, one example after the other.
 
-        Empty for a problem from a function, which has no examples.
+        Parameters
+        ----------
+        w
+            Weights, shape (n,).
+        count
+            Number of examples; all there are where there are fewer.
+        split
+            ``train`` or ``test``. Empty for a problem from a function and for a split that there is not.
         """
-        return self.objective.outputs_of(w, examples)
+        return self.objective.outputs_of(w, count, split)
 
     def gradient(self, w: Weights) -> Weights:
         """∇L(w), shape (n,)."""
@@ -355,3 +372,15 @@ class Problem(eqx.Module):
 def _linearized(loss: LossFunction, w: Weights) -> Linearization:
     (value, gradient), linear = jax.linearize(jax.value_and_grad(loss), w)
     return Linearization(value, gradient, lambda rows: _each(lambda v: linear(v)[1], rows))
+
+
+def _layers(params: Any) -> tuple[tuple[str, int], ...]:
+    """Leaves of a model's parameters, those of one module (weight and bias) taken together."""
+    sizes: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path[:-1] or path, simple=True, separator=".")
+        # Another module's weights in between start a layer anew: a layer is one piece of the flat vector.
+        while name in sizes and name != next(reversed(sizes)):
+            name += "'"
+        sizes[name] = sizes.get(name, 0) + leaf.size
+    return tuple(sizes.items())

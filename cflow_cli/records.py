@@ -67,7 +67,7 @@ _SENTENCES = {
     ),
     Status.SDCP_NOT_CONVERGED: (
         "the oscillation covariance does not meet its complementarity conditions; "
-        "try process.substeps=2 or a smaller lr"
+        "raise the flow's substeps, as in processes.central.substeps=2, or lower lr"
     ),
     Status.DIVERGED: "the loss became non-finite or exploded; try a smaller lr",
     Status.TOO_SHARP: "the effective sharpness passed eigs.max_sharpness and the process was stopped",
@@ -80,13 +80,7 @@ METRICS: tuple[Column, ...] = (
     Column("step", "int32", "optimizer steps", "number of optimizer steps taken when the row was measured"),
     Column("process", "string", "", "what was stepped: discrete, midpoint, stable, central, …"),
     Column("loss", "float64", "loss", "training loss L(w)"),
-    Column("accuracy", "float64", "1", "training accuracy; null between evaluations and for user functions"),
-    Column("test_loss", "float64", "loss", "loss on the test split; null between evaluations"),
-    Column("test_accuracy", "float64", "1", "accuracy on the test split; null between evaluations"),
     Column("grad_norm_sq", "float64", "loss²/weight²", "squared gradient norm ‖∇L(w)‖²"),
-    Column(
-        "sharpness", "float64", "loss/weight²", "largest Hessian eigenvalue λ_max(H); null where not measured"
-    ),
     Column(
         "effective_sharpness",
         "float64",
@@ -112,35 +106,15 @@ METRICS: tuple[Column, ...] = (
         "loss²/weight²",
         "flow's prediction of the time-averaged squared gradient norm, ‖∇L‖² + tr(UᵀH²U X)",
     ),
-    Column("sigma_trace", "float64", "loss", "tr X, the variance of the oscillation in the D^-1 norm"),
+    Column("x_trace", "float64", "loss", "tr X, the variance of the oscillation in the D^-1 norm"),
+    Column("sigma_trace", "float64", "weight²", "tr Σ, the variance of the oscillation of the weights"),
     Column("distance_to_discrete", "float64", "weight", "‖w − w_discrete‖ at the same step"),
     Column("learning_rate", "float64", "1", "learning rate η of the step that starts here"),
-    Column("preconditioner_mean", "float64", "1", "harmonic mean of the effective step sizes: n / Σ 1/D"),
+    Column("effective_step_size", "float64", "1", "harmonic mean of the effective step sizes: n / Σ 1/D"),
     Column(
         "eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"
     ),
     Column("sdcp_residual", "float64", "1", "largest violated complementarity condition after scaling"),
-    Column(
-        "nu_cosine",
-        "float64",
-        "1",
-        "cosine of ν = D⁻² with the stationary ν̄ = (ηP̄)²; measured every processes.central.stationary_every steps",
-    ),
-    Column(
-        "speed",
-        "float64",
-        "loss",
-        "optimisation speed ∇LᵀD∇L, loss per optimizer step; measured as nu_cosine",
-    ),
-    Column("speed_stationary", "float64", "loss", "the same with the stationary preconditioner, ∇LᵀP̄⁻¹∇L"),
-    Column("speed_trace", "float64", "loss", "the same with the P of least trace subject to H ⪯ 2P"),
-    Column("speed_sharpness", "float64", "loss", "the same with P = (S/2)I, S = λ_max(H)"),
-    Column(
-        "stationary_gap",
-        "float64",
-        "1",
-        "relative duality gap of the program for P̄, an upper bound of its error",
-    ),
     Column("gradients", "int32", "1", "gradients spent on this row"),
     Column("hvps", "int32", "1", "Hessian-vector products spent on this row"),
     Column("third_derivatives", "int32", "1", "third derivatives ∇(uᵀHv) spent on this row"),
@@ -157,13 +131,7 @@ EIGENVALUES: tuple[Column, ...] = (
 
 KINDS: dict[str, str] = {
     "effective": "tracked eigenvalues of D^½ H D^½, largest first",
-    "hessian": "eigenvalues of the Hessian H, largest first (where measured)",
     "sigma": "eigenvalues of X: predicted variance of the oscillation along each eigenvector of Σ",
     "sigma_measured": "squared displacement (uᵀD⁻¹(w_discrete − w))² along the same eigenvectors",
     "displacement": "displacement uᵀD^-½(w_discrete − w) of the optimizer from a flow along its critical eigenvectors",
-    "output": "output of the network for a watched training example (index: example · outputs of each + output)",
-    "preconditioner": "effective step size D of one weight (index: position in the flat weight vector, as grad_sq)",
-    "stationary_preconditioner": "the same at rest, 1/P̄; measured as nu_cosine",
-    "grad_sq": "squared gradient of one weight, ∇L² (index: position in the flat weight vector)",
-    "predicted_grad_sq": "flow's prediction of its time average, ∇L² + diag(HΣH)",
 }

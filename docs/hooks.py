@@ -7,10 +7,8 @@ import io
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 import ziamath
 from fontTools.subset import Options as SubsetOptions
 from fontTools.subset import Subsetter
@@ -22,7 +20,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cflow_cli import config, records  # noqa: E402
+from cflow_cli import records  # noqa: E402
+from cflow_cli.config import tree  # noqa: E402
+from cflow_cli.config.settings import SETTINGS  # noqa: E402
+from cflow_cli.measurements import built_in  # noqa: E402
 from cflow_cli.report import definitions  # noqa: E402
 
 _GROUPS = {
@@ -32,6 +33,7 @@ _GROUPS = {
     "optimizer": "Any optax optimizer; its keys are optax's own arguments. Each brings its default `lr`.",
     "schedule": "The learning rate over time; `lr` is its peak.",
     "processes": "What is measured or stepped beside the optimizer: `processes=[discrete,central]`.",
+    "measurements": "What is measured along every process: `measurements=[evaluation,outputs]`.",
     "eigs": "How the top of the spectrum is followed.",
     "launcher": "Where the runs of a sweep go: `cflow run -m launcher=slurm …`.",
     "experiment": "Presets of several keys: `cflow run experiment=quick`.",
@@ -160,56 +162,38 @@ def _title(page: str) -> str:
 
 
 def configuration() -> str:
-    """Every key of every config file with its default and comment."""
+    """Every key of every config file with its default and meaning."""
+    defaults = {entry.key: entry.text for entry in tree.read_entries(tree.conf_dir() / "config.yaml")}
     lines = [
         "# Configuration",
         "",
         "Every key can be set on the command line, `cflow run lr=0.05 model.widths=[64,64]`; `cflow run --cfg job` "
-        "shows the whole. This page is made from the files in `conf/`.",
+        "shows the whole. This page is made from the files in `conf/` and the table that values are checked with.",
         "",
         "## Top level",
         "",
-        *_table(config.conf_dir() / "config.yaml", skip=("defaults", "hydra")),
+        "| key | default | allowed | meaning |",
+        "|---|---|---|---|",
+        *(
+            _row(f"`{key}`", f"`{defaults[key]}`", setting.allowed, setting.meaning)
+            for key, setting in SETTINGS.items()
+        ),
     ]
-    for group, choices in config.groups().items():
+    for group, choices in tree.groups().items():
         lines += ["", f"## {group}", "", _GROUPS[group]]
         for choice, path in choices.items():
-            summary = config.read_choice(path, group).summary
-            lines += ["", f"### {group}={choice}", "", summary, "", *_table(path, skip=("defaults",))]
+            summary = tree.read_choice(path, group).summary
+            lines += ["", f"### {group}={choice}", "", summary, "", *_entries(path)]
     return "\n".join(lines) + "\n"
 
 
-def _table(path: Path, skip: tuple[str, ...]) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    source = text.splitlines()
-    rows = [
-        f"| `{key}` | `{_plain(text, value)}` | {_comment(source[line])} |"
-        for key, value, line in _leaves(yaml.compose(text))
-        if key.split(".")[0] not in skip
-        or (key.startswith("hydra.launcher") and path.parent.name == "launcher")
-    ]
+def _entries(path: Path) -> list[str]:
+    rows = [_row(f"`{e.key}`", f"`{e.text}`", e.comment) for e in tree.read_entries(path)]
     return ["| key | default | meaning |", "|---|---|---|", *rows] if rows else []
 
 
-def _leaves(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, yaml.Node, int]]:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if key.value == "_target_":
-            continue
-        if isinstance(value, yaml.MappingNode) and value.value:
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value, key.start_mark.line
-
-
-def _plain(text: str, node: yaml.Node) -> str:
-    return re.sub(r"\s+", " ", text[node.start_mark.index : node.end_mark.index]).strip().replace("|", "\\|")
-
-
-def _comment(line: str) -> str:
-    return line.partition(" # ")[2].strip().replace("|", "\\|")
+def _row(*texts: str) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
 def columns() -> str:
@@ -225,8 +209,23 @@ def columns() -> str:
         lines += [
             f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |".replace("||", "\\|\\|") for c in table
         ]
+    lines += [
+        "",
+        "## Columns of measurements",
+        "",
+        "Those that [measurements](measurements.md) add to `metrics`.",
+    ]
+    lines += ["", "| measurement | column | unit | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | `{c.name}` | {c.unit} | {c.meaning} |"
+        for name, kind in built_in.BUILT_IN.items()
+        for c in (*kind().columns_for(["stable", "central"]), *kind().predictions()[0])
+    ]
     lines += ["", "## Kinds of eigenvalues", "", "| kind | value |", "|---|---|"]
-    lines += [f"| `{kind}` | {text} |" for kind, text in records.KINDS.items()]
+    kinds = dict(records.KINDS)
+    for measurement in built_in.BUILT_IN.values():
+        kinds |= {**measurement.kinds, **measurement().predictions()[1]}
+    lines += [f"| `{kind}` | {text} |" for kind, text in kinds.items()]
     lines += ["", "## Statuses of a process", "", "| status | stops it | meaning |", "|---|---|---|"]
     lines += [f"| `{s.label}` | {'yes' if s.stops else 'no'} | {s.sentence} |" for s in records.Status]
     return "\n".join(lines) + "\n"

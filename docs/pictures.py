@@ -20,10 +20,11 @@ import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from cflow_cli import Problem  # noqa: E402
+from cflow_cli.config import composing  # noqa: E402
+from cflow_cli.engine.simulation import Simulation  # noqa: E402
 from cflow_cli.optimizers.update_map import UpdateMap  # noqa: E402
-from cflow_cli.options import Central  # noqa: E402
 from cflow_cli.report import definitions, plot, style  # noqa: E402
-from cflow_cli.simulation import Simulation  # noqa: E402
+from cflow_cli.runs import run as runs  # noqa: E402
 
 ASSETS = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "assets"
 RATE = 0.4
@@ -77,7 +78,7 @@ def edge() -> Figure:
         axes[1].plot(np.asarray(h) * RATE, rate, color=style.colour(colour), label=name)
     for ax, title in zip(axes, ("against S_eff = D h", "against η h")):
         ax.axhline(1, **style.THRESHOLD)
-        ax.set_title(f"growth per step, {title}", loc="left")
+        ax.set_title(f"growth per step, {title}")
     axes[0].axvline(2, **style.THRESHOLD)
     axes[0].legend()
     axes[1].set_xscale("log")
@@ -103,7 +104,7 @@ def valley() -> Figure:
     )
     paths: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for _ in simulation:
-        weights = simulation.result().weights
+        weights = simulation.weights()
         for name in NAMES:
             paths[name].append(weights[name])
     metrics = simulation.result().metrics
@@ -114,13 +115,13 @@ def valley() -> Figure:
         axes[0].plot(x, y, **style.line(name) | look, label=label)
     axes[0].axhline(2 / RATE - 1, **style.THRESHOLD)
     axes[0].set(xlim=(-0.42, 0.42), xlabel="x, across the valley", ylabel="y, along it")
-    axes[0].set_title("the plane; dotted: S_eff = 2", loc="left")
+    axes[0].set_title("the plane; dotted: S_eff = 2")
     for name in ("discrete", "stable", "central"):
         values = definitions.series(metrics, name, "effective_sharpness")
         look = {"linewidth": 0.8} if name == "discrete" else {"linewidth": 1.8}
         axes[1].plot(values.index, values, **style.line(name) | look, label=NAMES[name])
     axes[1].axhline(2, **style.THRESHOLD)
-    axes[1].set_title("effective sharpness", loc="left")
+    axes[1].set_title("effective sharpness")
     axes[1].set_xlabel("optimizer step")
     axes[1].legend()
     return figure
@@ -128,11 +129,10 @@ def valley() -> Figure:
 
 def default_run() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics and eigenvalues of `cflow run kick=1e-3`."""
-    from cflow_cli import config, run
     from cflow_cli.storage import read_run
 
     with tempfile.TemporaryDirectory() as folder:
-        run.run(config.compose(["kick=1e-3"]), Path(folder) / "run")
+        runs.run(composing.compose(["kick=1e-3"]), Path(folder) / "run")
         found = read_run(Path(folder) / "run")
         return found.metrics, found.eigenvalues
 
@@ -165,7 +165,7 @@ def complementarity(eigenvalues: pd.DataFrame) -> Figure:
             ax.plot(
                 values.index, values, color=style.colour(colour), linewidth=1.3, label=f"number {index + 1}"
             )
-        ax.set_title(title, loc="left")
+        ax.set_title(title)
         ax.set_xlabel("optimizer step")
     axes[0].axhline(2, **style.THRESHOLD)
     axes[0].set_ylim(0, 2.3)
@@ -184,29 +184,32 @@ def stationary() -> Figure:
         return 0.5 * jnp.sum(scales * jnp.sin(w[:-1]) ** 2) * (1 + w[-1] ** 2) + 0.02 * (w[-1] - 3) ** 2
 
     problem = Problem.from_function(loss, jnp.array([0.8, 1.0, 1.2, 1.3, 0.5]))
-    processes = ("discrete", Central(stationary_every=5))
-    simulation = Simulation(
-        problem, optax.rmsprop(0.01, decay=0.97), processes=processes, steps=400, kick=1e-3, coordinates=5
+    measured = (Coordinates(watch=5), StationaryPreconditioner(every=5, watch=5))
+    processes = ("discrete", "central")
+    result = simulate(
+        problem,
+        optax.rmsprop(0.01, decay=0.97),
+        processes=processes,
+        measurements=measured,
+        steps=400,
+        kick=1e-3,
     )
-    for _ in simulation:
-        pass
-    result = simulation.result()
     rows = result.eigenvalues[result.eigenvalues["process"] == "central"]
     figure, axes = panels(2)
     colours = ("central", "stable", "rod", "edge", "midpoint")
     for index, colour in zip(range(5), colours):
         for kind, look in (
-            ("preconditioner", {}),
-            ("stationary_preconditioner", {"linestyle": (0, (2, 1.5))}),
+            ("effective_step_size", {}),
+            ("stationary_step_size", {"linestyle": (0, (2, 1.5))}),
         ):
             chosen = rows[(rows["kind"] == kind) & (rows["index"] == index)]
-            label = f"weight {index + 1}" if kind == "preconditioner" else None
+            label = f"weight {index + 1}" if kind == "effective_step_size" else None
             axes[0].plot(chosen["step"], chosen["value"], color=style.colour(colour), label=label, **look)
     axes[0].set_yscale("log")
-    axes[0].set_title("effective step sizes; dotted: at rest", loc="left")
+    axes[0].set_title("effective step sizes; dotted: at rest")
     cosine = definitions.series(result.metrics, "central", "nu_cosine")
     axes[1].plot(cosine.index, cosine, color=style.colour("central"))
-    axes[1].set_title("cosine of ν with ν̄", loc="left")
+    axes[1].set_title("cosine of ν with ν̄")
     for ax in axes:
         ax.set_xlabel("optimizer step")
     return figure

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import accuracy
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gd", "rmsprop", "nadam"])

@@ -11,13 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cflow_cli import completion, config, records
+from cflow_cli import records
 from cflow_cli.cli import main
-from cflow_cli.simulation import Snapshot
+from cflow_cli.commands import completion
+from cflow_cli.config import composing, tree
+from cflow_cli.config.checking import check
+from cflow_cli.engine.snapshot import Snapshot
+from cflow_cli.runs import launching
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["run", "report", "completion"]
-SMALL = ["data.n=20", "data.n_test=10", "model.widths=[4]", "processes=[discrete]", "steps=6", "eval_every=2"]
+SMALL = [
+    "data.n=20",
+    "data.n_test=10",
+    "model.widths=[4]",
+    "processes=[discrete]",
+    "steps=6",
+    "measurements.evaluation.every=2",
+]
 
 
 def cflow(*args, cwd, env=None):
@@ -63,7 +74,7 @@ def test_run_help_lists_every_choice(tmp_path, capsys):
     (tmp_path / "model" / "mine.yaml").write_text("# My own.\n_target_: mine.Model\n")
     assert main(["run", "--help", "--config-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for group, choices in config.groups(tmp_path).items():
+    for group, choices in tree.groups(tmp_path).items():
         assert group in text and all(choice in text for choice in choices)
     assert "mine" in text and "gd*" in text and "lr=" in text
 
@@ -202,7 +213,7 @@ def test_a_run_from_end_to_end(tmp_path):
     assert (tmp_path / "here" / "manifest.json").read_bytes() == before
 
     onward = cflow("resume", "here", "steps=8", cwd=tmp_path)
-    assert onward.returncode == 0 and "going on from step 6" in onward.stdout, onward.stderr
+    assert onward.returncode == 0 and "continuing from step 6" in onward.stdout, onward.stderr
     assert pd.read_parquet(tmp_path / "here" / "metrics")["step"].tolist() == list(range(8))
 
 
@@ -217,10 +228,12 @@ def test_a_sweep_goes_on_after_a_failed_run(tmp_path):
 
 
 def test_default_folders_are_readable_and_never_shared(tmp_path):
-    from cflow_cli.run import _unused
-
     wanted = tmp_path / "outputs" / "12-00-00_gd"
-    assert [_unused(wanted).name for _ in range(3)] == ["12-00-00_gd", "12-00-00_gd_2", "12-00-00_gd_3"]
+    assert [launching.fresh_folder(wanted).name for _ in range(3)] == [
+        "12-00-00_gd",
+        "12-00-00_gd_2",
+        "12-00-00_gd_3",
+    ]
 
 
 class Simulated:
@@ -230,7 +243,8 @@ class Simulated:
         self.event = event
         self.warm_start, self.counts, self.step = 0, {}, 0
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
-        self.problem = SimpleNamespace(num_parameters=1)
+        self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
+        self.columns, self.kinds = records.METRICS, records.KINDS
 
     def snapshot(self):
         return Snapshot({"step": self.step}, {})
@@ -262,10 +276,10 @@ class Simulated:
 
 
 def execute(event, folder, steps=100):
-    from cflow_cli.run import Prepared, execute
+    from cflow_cli.runs.run import Prepared, execute
 
-    cfg = config.compose([f"steps={steps}"])
-    prepared = Prepared(cfg, config.check(cfg).settings, Simulated(event), "cpu", "data", {"optimizer": "gd"})
+    cfg = composing.compose([f"steps={steps}"])
+    prepared = Prepared(cfg, check(cfg).settings, Simulated(event), "cpu", "data", {"optimizer": "gd"})
     result = execute(prepared, folder)
     return result, json.loads((folder / "manifest.json").read_text()), pd.read_parquet(folder / "metrics")
 

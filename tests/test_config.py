@@ -1,30 +1,38 @@
 import pytest
 from omegaconf import OmegaConf
 
-from cflow_cli import config as configs
-from cflow_cli.config import compose
+from cflow_cli.config import composing, tree
+from cflow_cli.config.building import build
+from cflow_cli.config.checking import check
+from cflow_cli.config.composing import compose
+from cflow_cli.config.settings import SETTINGS, Settings
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.engine.options import Discrete, Midpoint
 from cflow_cli.errors import UserError
-from cflow_cli.options import Central, Discrete, EigsOptions, Midpoint, Stable
+from cflow_cli.flows.options import Central, Stable
 
-OPTIMIZERS = sorted(configs.groups()["optimizer"])
+OPTIMIZERS = sorted(tree.groups()["optimizer"])
 
 
 def test_defaults():
-    checked = configs.check(compose())
+    checked = check(compose())
     assert checked.eigs == EigsOptions()
     assert checked.processes == (Discrete(), Midpoint(), Stable(), Central())
     assert checked.settings.dtype == "float32" and checked.settings.warm_start is None
 
 
-def test_config_and_schema_name_the_same_keys():
-    assert {key.split(".")[0] for key in configs.top_level()} == set(configs.Settings.__dataclass_fields__)
+def test_the_config_file_has_the_keys_and_the_meanings_of_the_table():
+    entries = tree.read_entries(tree.conf_dir() / "config.yaml")
+    written = {entry.key: entry.comment for entry in entries if not entry.key.startswith("hydra.")}
+    assert written == {key: setting.meaning for key, setting in SETTINGS.items()}
+    assert set(Settings.__dataclass_fields__) == {key.split(".")[0] for key in SETTINGS}
 
 
-@pytest.mark.parametrize("group", sorted(set(configs.groups()) - {"launcher"}))
+@pytest.mark.parametrize("group", sorted(set(tree.groups()) - {"launcher"}))
 def test_every_choice_composes(group):
-    for choice, path in configs.groups()[group].items():
+    for choice, path in tree.groups()[group].items():
         cfg = compose([f"{group}={choice}"])
-        for key in configs.read_choice(path, group).keys:
+        for key in tree.read_choice(path, group).keys:
             assert "." not in key or key.rsplit(".", 1)[1] in OmegaConf.select(cfg, key.rsplit(".", 1)[0])
 
 
@@ -35,7 +43,7 @@ def test_optimizers_are_built_and_descend(name):
     import optax
 
     cfg = compose([f"optimizer={name}"])
-    optimizer = configs.build(cfg.optimizer, "optimizer")
+    optimizer = build(cfg.optimizer, "optimizer")
     w, g = jnp.ones(3), jnp.array([1.0, 2.0, 3.0])
     updates, _ = jax.jit(optimizer.update)(g, optimizer.init(w), w)
     assert isinstance(optimizer, optax.GradientTransformation)
@@ -46,9 +54,7 @@ def test_rmsprop_is_the_papers():
     import jax.numpy as jnp
     import numpy as np
 
-    optimizer = configs.build(
-        compose(["optimizer=rmsprop", "lr=0.1", "optimizer.eps=0.5"]).optimizer, "optimizer"
-    )
+    optimizer = build(compose(["optimizer=rmsprop", "lr=0.1", "optimizer.eps=0.5"]).optimizer, "optimizer")
     w = jnp.zeros(2)
     state, nu = optimizer.init(w), np.zeros(2)
     for t, g in enumerate([np.array([1.0, -2.0]), np.array([3.0, 0.5])], start=1):
@@ -75,7 +81,7 @@ def test_an_optimizer_brings_its_lr_and_the_command_line_wins():
 )
 def test_schedules_peak_at_lr(schedule, values):
     cfg = compose(["lr=0.2", "steps=100", *f"schedule={schedule}".split()])
-    rate = configs.build(cfg.schedule, "schedule")
+    rate = build(cfg.schedule, "schedule")
     for step, part in values.items():
         assert float(rate(step)) == pytest.approx(0.2 * part, rel=1e-5, abs=1e-8)
 
@@ -84,7 +90,7 @@ def test_a_schedule_reaches_the_optimizer():
     import jax.numpy as jnp
 
     cfg = compose(["lr=0.2", "steps=2", "schedule=cosine"])
-    optimizer = configs.build(cfg.optimizer, "optimizer")
+    optimizer = build(cfg.optimizer, "optimizer")
     state, w, taken = optimizer.init(jnp.ones(1)), jnp.ones(1), []
     for _ in range(2):
         updates, state = optimizer.update(jnp.ones(1), state, w)
@@ -108,8 +114,10 @@ def test_a_schedule_reaches_the_optimizer():
         ("device=auto:1", "device must be"),
         ("warm_start=251", "from 0 to 250"),
         ("kick=-1", "kick"),
-        ("eval_every=0", "eval_every"),
-        ("coordinates=[1,-2]", "none negative"),
+        ("measurements.evaluation.every=0", "measurements.evaluation: every must be at least 1, got 0"),
+        ("measurements.coordinates.watch=[1,-2]", "none negative"),
+        ("measurements=[evaluation,outpts]", "did you mean outputs?"),
+        ("measurements=[outputs] measurements.outputs.trian=2", "did you mean measurements.outputs.train?"),
         ("optimizer=adm", "unknown optimizer 'adm' (did you mean adam?); choose from"),
         ("processes=[discrete,centrl]", "did you mean central?"),
         ("processes=[]", "at least one"),
@@ -129,11 +137,11 @@ def test_a_schedule_reaches_the_optimizer():
         ("~lr", "no lr"),
         ("model/foo=3", "groups are"),
         ("model.widths=64", "model.widths must be a list, as in 'model.widths=[32,32]', got 64"),
-        ("eigs.guard=0", "guard"),
+        ("eigs.guard_vectors=0", "guard"),
         ("eigs.every=often", "eigs.every must be a whole number"),
         ("eigs.track_above=3", "track_above"),
         ("processes.central.substeps=0", "processes.central"),
-        ("processes.central.thirds_every=0", "thirds_every must be at least 1"),
+        ("processes.central.third_derivatives_every=0", "third_derivatives_every must be at least 1"),
         ("processes.stable.substep=2", "did you mean processes.stable.substeps?"),
         ("schedule.alpha=1", "schedule=constant has no keys"),
         ("lr=0.1,0.2", "add -m"),
@@ -149,7 +157,7 @@ def test_bad_input_is_one_sentence(overrides, words):
 
 
 def test_whole_numbers_may_be_written_as_floats():
-    assert configs.check(compose(["steps=1e3", "eigs.every=2.0"])).settings.steps == 1000
+    assert check(compose(["steps=1e3", "eigs.every=2.0"])).settings.steps == 1000
 
 
 def write(path, text):
@@ -181,13 +189,13 @@ def test_a_users_own_folder(tmp_path):
 def test_a_target_that_does_not_fit(tmp_path):
     write(tmp_path / "optimizer" / "lost.yaml", "_target_: optax.no_such_thing\n")
     with pytest.raises(UserError, match="no_such_thing"):
-        configs.build(compose(["optimizer=lost"], tmp_path).optimizer, "optimizer")
+        build(compose(["optimizer=lost"], tmp_path).optimizer, "optimizer")
     with pytest.raises(UserError, match=r"unknown key 'optimizer.speed': optax.sgd does not take it"):
-        configs.build(compose(["+optimizer.speed=3"]).optimizer, "optimizer")
+        build(compose(["+optimizer.speed=3"]).optimizer, "optimizer")
 
 
 def test_labels_are_readable_and_safe():
-    assert configs.label(None, "gd", []) == "gd"
+    assert composing.label(None, "gd", []) == "gd"
     overrides = [
         "optimizer=adam",
         "lr=1e-3",
@@ -195,6 +203,6 @@ def test_labels_are_readable_and_safe():
         "data.root=/a/b c/",
         "+optimizer.b2=0.9",
     ]
-    assert configs.label("my run", "adam", overrides) == "my-run_lr-1e-3_widths-64-64_root-b-c_b2-0.9"
-    long = configs.label(None, "gd", [f"key{i}={i}" for i in range(100)])
+    assert composing.label("my run", "adam", overrides) == "my-run_lr-1e-3_widths-64-64_root-b-c_b2-0.9"
+    long = composing.label(None, "gd", [f"key{i}={i}" for i in range(100)])
     assert len(long) <= 80

@@ -8,11 +8,13 @@ import pytest
 from toys import network, start
 
 from cflow_cli import Problem, simulate
-from cflow_cli.curvature import block, random_rows
-from cflow_cli.flows import central
+from cflow_cli.curvature import slices
+from cflow_cli.curvature.block import random_rows
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.flows import central, third_derivatives
 from cflow_cli.flows.base import FlowState
+from cflow_cli.flows.options import Central
 from cflow_cli.optimizers.update_map import UpdateMap
-from cflow_cli.options import Central, EigsOptions
 
 BLOCK = 6
 
@@ -28,7 +30,7 @@ def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair
         optax.sgd(0.6),
         processes=["midpoint", "central"],
         steps=100,
-        eigs=EigsOptions(initial=BLOCK, max_tracked=BLOCK),
+        eigs=EigsOptions(block=BLOCK, max_tracked=BLOCK),
         kick=1e-3,
     )
     metrics = result.metrics[result.metrics.step > 10]
@@ -43,7 +45,7 @@ def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair
 
 def test_third_derivatives_serve_several_steps(monkeypatch):
     """They do not change where L is a cubic, and serve as long as the plane of its two directions does not turn."""
-    monkeypatch.setattr(central, "_OUTSIDE", 1e-10)
+    monkeypatch.setattr(third_derivatives, "_LARGEST_PART_OUTSIDE", 1e-10)
     drive = jnp.asarray([0.1, 0.08, 0.05])
 
     def cubic(w):
@@ -54,9 +56,9 @@ def test_third_derivatives_serve_several_steps(monkeypatch):
         return simulate(
             Problem.from_function(cubic, jnp.asarray([0.02, 0.01, 0.0, 0.0, 0.0])),
             optax.sgd(0.22),
-            processes=["discrete", Central(thirds_every=every)],
+            processes=["discrete", Central(third_derivatives_every=every)],
             steps=160,
-            eigs=EigsOptions(initial=5, max_tracked=5, track_above=1.5, tolerance=1e-9),
+            eigs=EigsOptions(block=5, max_tracked=5, track_above=1.5, tolerance=1e-9),
         )
 
     always, seldom = (run(every) for every in (1, 1000))
@@ -64,13 +66,13 @@ def test_third_derivatives_serve_several_steps(monkeypatch):
     assert once.num_critical.max() == 2
     assert (once.third_derivatives == once.num_critical * (once.num_critical + 1) // 2).all()
     assert (reused.third_derivatives[reused.num_critical == 2] > 0).sum() == 1
-    for name in ("loss", "sigma_trace", "distance_to_discrete"):
+    for name in ("loss", "x_trace", "distance_to_discrete"):
         np.testing.assert_allclose(reused[name], once[name], rtol=1e-6, atol=1e-12)
 
 
 def _taken(stepper, problem, state):
-    new, found = stepper(problem, state, state.optimizer, jnp.asarray(300))
-    return new, found.third_derivatives
+    new, info = stepper(problem, state, state.optimizer, jnp.asarray(300))
+    return new, info.third_derivatives
 
 
 def test_neither_the_size_of_the_algebra_nor_slices_of_the_weights_matter(problem, monkeypatch):
@@ -80,10 +82,10 @@ def test_neither_the_size_of_the_algebra_nor_slices_of_the_weights_matter(proble
     rows = random_rows(jax.random.PRNGKey(0), BLOCK, 86, problem.w0.dtype)
     state = FlowState(problem.w0, update.init(problem.w0), rows, jnp.zeros((BLOCK, BLOCK)), jnp.asarray(True))
     steps = []
-    for rooms, shortest in (((3,), 256), ((), 40)):
-        monkeypatch.setattr(central, "_ROOMS", rooms)
-        monkeypatch.setattr(block, "_CACHED", 1)
-        monkeypatch.setattr(block, "_SHORTEST", shortest)
+    for sizes, shortest in (((3,), 256), ((), 40)):
+        monkeypatch.setattr(central, "_COMPILED_FOR", sizes)
+        monkeypatch.setattr(slices, "_NUMBERS_IN_CACHE", 1)
+        monkeypatch.setattr(slices, "_SHORTEST_SLICE", shortest)
         stepper = Central().stepper(update, EigsOptions(tolerance=1e-6))
         new, pairs = jax.jit(lambda s, stepper=stepper: _taken(stepper, problem, s))(state)
         assert 1 < pairs <= 6

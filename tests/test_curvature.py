@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cflow_cli import Problem
-from cflow_cli.curvature import random_rows, track
-from cflow_cli.curvature.block import in_slices
+from cflow_cli.curvature.block import random_rows, track
+from cflow_cli.curvature.slices import in_slices
 from cflow_cli.errors import UserError
 
 

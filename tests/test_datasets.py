@@ -16,12 +16,13 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from cflow_cli.commands.data import main
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.cifar10 import DEVIATION, MEAN, cifar10, find_folder
 from cflow_cli.datasets.copying import copying
 from cflow_cli.datasets.digits import digits
-from cflow_cli.datasets.fetch import Archive, fetch, main
+from cflow_cli.datasets.fetch import Archive, fetch
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
 from cflow_cli.datasets.planar import moons
@@ -253,11 +254,13 @@ def test_a_wrong_archive_is_refused_and_leaves_nothing(tmp_path):
     content, _ = packed(tmp_path)
     to = tmp_path / "to"
     with serve(content) as (url, _):
-        raises(main, ["cifar10", "--to", str(to), "--url", url], says="SHA-256")
+        raises(main, ["fetch", "cifar10", "--to", str(to), "--url", url], says="SHA-256")
     assert list(to.iterdir()) == []
 
 
 def test_without_a_connection_it_says_what_to_do(tmp_path):
     raises(
-        main, ["cifar10", "--to", str(tmp_path), "--url", "http://127.0.0.1:9/c.tar.gz"], says="$CFLOW_DATA"
+        main,
+        ["fetch", "cifar10", "--to", str(tmp_path), "--url", "http://127.0.0.1:9/c.tar.gz"],
+        says="$CFLOW_DATA",
     )

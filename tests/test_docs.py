@@ -8,7 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from toys import columns, network, start
+
+from cflow_cli import Problem, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +58,44 @@ def test_adding_your_own_goes_as_the_page_says(files, commands, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "done" in done.stdout and ("padam" in done.stdout or "modified" in done.stdout)
+    assert "done" in done.stdout and any(
+        own in done.stdout for own in ("padam", "modified", "cosine_to_start")
+    )
+
+
+def test_the_flow_of_the_page_follows_the_optimizer_to_second_order_under_a_schedule(tmp_path, monkeypatch):
+    """Its distance falls like the square of the learning rate, that of gradient flow like the learning rate."""
+    files = dict(file for section in sections("extending.md") for file in section.values[0])
+    (tmp_path / "my_flows.py").write_text(files["my_flows.py"], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    modified = importlib.import_module("my_flows").Modified
+
+    def distances(lr):
+        # It alternates: the rate of the step before is no substitute for that of the step to come.
+        schedule = lambda t: jnp.where(t % 2 == 0, lr, lr / 3)  # noqa: E731
+        steps, substeps = round(2 / lr), round(2 / lr)
+        result = simulate(
+            Problem.from_function(network, start()),
+            optax.sgd(schedule),
+            processes=["discrete", modified(substeps=substeps)],
+            steps=steps,
+            measurements=(),
+        )
+        (sharpness,) = columns(result, "modified", "effective_sharpness")
+        assert sharpness.max() < 1.5
+
+        def euler(i, w):
+            return w - schedule(i // substeps) / substeps * jax.grad(network)(w)
+
+        plain = jax.lax.fori_loop(0, steps * substeps, euler, start())
+        real, flow = result.weights["discrete"], result.weights["modified"]
+        return [float(jnp.linalg.norm(path - real)) for path in (plain, flow)]
+
+    coarse, fine = (np.asarray(distances(lr)) for lr in (0.1, 0.05))
+    plain, second = np.log2(coarse / fine)
+    assert 0.8 < plain < 1.2
+    assert second > 1.8
+    assert fine[1] < 0.1 * fine[0]
 
 
 @pytest.mark.slow

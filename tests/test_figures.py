@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,37 +12,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cflow_cli import config as configs
+from cflow_cli.commands.figures import main
+from cflow_cli.config import composing
 from cflow_cli.errors import UserError
-from cflow_cli.figures import experiment as experiments
-from cflow_cli.figures.claims import Claim, holds
-from cflow_cli.figures.command import main
-from cflow_cli.figures.experiment import SIZES, experiments_dir
+from cflow_cli.figures import experiment, readme
+from cflow_cli.figures.claims import Check, Claim, truth
+from cflow_cli.figures.experiment import SIZES
 
-NAMES = sorted(path.parent.name for path in experiments_dir().glob("*/figure.py"))
+GALLERY = Path(__file__).parents[1] / "docs" / "gallery.md"
 
 OWN = '''
 """The loss of a short run falls."""
-from cflow_cli.figures.claims import Claim
-from cflow_cli.figures.drawing import finish, panels, raw, series
+from cflow_cli.figures.claims import Check
+from cflow_cli.figures.drawing import panels, raw
 
 CAPTION = "Training loss."
 ANIMATED = True
+FALLS = Check("last loss over first", high=HIGH)
 
 
 def runs(size):
     return {"run": ["experiment=quick", "processes=[discrete]", "steps=12"]}
 
 
-def draw(runs):
+def draw(run):
     figure, (ax,) = panels(1, 1)
-    raw(ax, series(runs["run"], "discrete", "loss"))
-    return finish(figure)
+    raw(ax, run.series("discrete", "loss"))
+    return figure
 
 
-def claims(runs):
-    loss = series(runs["run"], "discrete", "loss")
-    yield Claim("last loss over first", loss.iloc[-1] / loss.iloc[0], high=HIGH)
+def claims(run):
+    loss = run.series("discrete", "loss")
+    yield FALLS(loss.iloc[-1] / loss.iloc[0])
 '''
 
 
@@ -95,25 +97,110 @@ def test_figures_without_runs(name: str, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_every_figure_is_complete() -> None:
     """Each has a README with its command, and runs whose configs compose, at both sizes."""
-    listed = (Path(__file__).parents[1] / "docs" / "gallery.md").read_text(encoding="utf-8")
     composed: set[tuple[str, ...]] = set()
-    with configs.hydra_session() as hydra:
-        for figure in experiments.find(NAMES):
-            readme = (figure.folder / "README.md").read_text(encoding="utf-8")
-            assert f"    cflow figures {figure.name}" in readme
-            assert f"## {figure.name}\n" in listed
-            assert figure.caption and figure.title
+    with composing.hydra_session() as hydra:
+        for figure in experiment.find([]):
+            text = (figure.folder / "README.md").read_text(encoding="utf-8")
+            assert f"    cflow figures {figure.name}" in text
+            assert figure.caption and figure.title and figure.part
             for size in SIZES:
                 for overrides in figure.plan(size).values():
                     if overrides not in composed:
                         composed.add(overrides)
-                        configs.composed(hydra, overrides)
+                        composing.composed(hydra, overrides)
+
+
+def test_readmes_have_the_checks_of_their_figures() -> None:
+    for figure in experiment.find([]):
+        assert figure.checks, figure.name
+        text = (figure.folder / "README.md").read_text(encoding="utf-8")
+        assert text == readme.updated(figure), f"cflow figures {figure.name} --readme"
+
+
+def test_the_gallery_has_the_claims_of_the_figures() -> None:
+    """Every claim on the page is one of the figure's checks, with its bounds; every check is there."""
+    title, *sections = re.split(r"^### ", GALLERY.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    figures = experiment.find([])
+    assert title.startswith("# Figures")
+    assert [section.split("\n", 1)[0] for section in sections] == [figure.name for figure in figures]
+    for figure, section in zip(figures, sections):
+        lines = [line for line in section.splitlines() if line.startswith("|") and "---" not in line]
+        rows = [re.split(r"(?<!\\)\|", line) for line in lines[1:]]
+        told = [(row[1].strip().replace("\\|", "|"), row[3].strip()) for row in rows]
+        found = [next(check for check in figure.checks if _is_of(text, check)) for text, _ in told]
+        assert set(found) == set(figure.checks), figure.name
+        for check, (_, bounds) in zip(found, told):
+            assert check.words or check.bounds == bounds, check.text
+
+
+def _is_of(text: str, check: Check) -> bool:
+    parts = re.split(r"\{.*?\}", check.text)
+    return re.fullmatch(".+".join(map(re.escape, parts)), text) is not None
+
+
+def test_figures_are_found_by_name_part_and_folder() -> None:
+    root = experiment.experiments_dir()
+    known = experiment.folders()
+
+    def names(*words: str) -> list[str]:
+        return [figure.name for figure in experiment.find(words)]
+
+    part = names("central-flows/rmsprop")
+    assert "rms-edge" in part and "rank" not in part
+    assert names("experiments/central-flows/rmsprop/") == part
+    assert set(names("central-flows")) == {
+        name for name, path in known.items() if "central-flows" in path.parts
+    }
+    assert names("rank", str(known["rank"]), "central-flows/gd/rank", "loss", "rank") == ["rank", "loss"]
+    assert experiment.find(["rank"])[0].folder == (root / "central-flows" / "gd" / "rank").resolve()
+
+
+def test_two_figures_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("one", "two"):
+        (tmp_path / part).mkdir()
+        own_figure(tmp_path / part / "same", 1.0)
+    monkeypatch.setattr(experiment, "experiments_dir", lambda: tmp_path)
+    with pytest.raises(UserError, match="have the same name"):
+        experiment.find(["same"])
+
+
+def test_list_of_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "central-flows/gd" in lines
+    assert any(line.startswith("  rank ") for line in lines)
+
+
+def test_a_readme_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of checks goes between its markers, and what stands around it stays."""
+    folder = own_figure(tmp_path / "falls", 0.5)
+    with pytest.raises(UserError, match=r"needs the lines <!-- claims -->"):
+        main([str(folder), "--readme"])
+    path = folder / "README.md"
+    path.write_text("# falls\n\n<!-- claims -->\nold\n<!-- /claims -->\n\nMore.\n", encoding="utf-8")
+    for _ in range(2):
+        assert main([str(folder), "--readme"]) == 0
+        assert path.read_text(encoding="utf-8") == (
+            "# falls\n\n<!-- claims -->\n\n| checked | bounds |\n| --- | --- |\n"
+            "| last loss over first | at most 0.5 |\n\n<!-- /claims -->\n\nMore.\n"
+        )
+    assert str(path) in capsys.readouterr().out
 
 
 def test_claims() -> None:
     assert Claim("x", 1.0, 1.0, 2.0).passed and not Claim("x", float("nan")).passed
     assert str(Claim("x", 0.5, low=1)) == "FAIL  x: 0.5 (at least 1)"
-    assert not holds("x", False).passed and holds("x", True).passed
+
+
+def test_checks() -> None:
+    check = Check("loss at {each rate}, |late|", high=2, paper="1.5")
+    assert check(1.0, "η = {1}") == Claim("loss at η = {1}, |late|", 1.0, high=2)
+    assert check(1.0, "η", low=0.5).low == 0.5
+    assert readme.table([check, truth("it holds")]).splitlines()[2:] == [
+        r"| loss at each rate, \|late\| | at most 2 | 1.5 |",
+        "| it holds | true |  |",
+    ]
+    assert not truth("x")(False).passed and truth("x")(True).passed
 
 
 @pytest.mark.parametrize(
@@ -121,6 +208,7 @@ def test_claims() -> None:
     [
         (["rnk"], "did you mean rank"),
         (["rank", "size=big"], "size must be one of mini, paper"),
+        (["central-flows/rms"], "did you mean central-flows/rmsprop"),
         (["rank", "--all"], "not both"),
         (["size=mini"], "which figure"),
         (["rank", "--commands", "lr=-1"], "lr must be a positive number"),

@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
 from omegaconf import ListConfig, OmegaConf
 
-from cflow_cli import config as configs
 from cflow_cli.cli import main
+from cflow_cli.config import building, composing
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.copying import copying
@@ -27,6 +27,7 @@ from cflow_cli.datasets.digits import digits
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.planar import circles, moons
 from cflow_cli.datasets.sorting import sorting
+from cflow_cli.engine.simulation import Simulation
 from cflow_cli.errors import UserError
 from cflow_cli.losses import cross_entropy, mse
 from cflow_cli.models import check_pair
@@ -38,8 +39,7 @@ from cflow_cli.models.mamba import Mamba
 from cflow_cli.models.mlp import MLP
 from cflow_cli.models.tokens import Embedding
 from cflow_cli.problem import Problem
-from cflow_cli.run import run
-from cflow_cli.simulation import Simulation
+from cflow_cli.runs.run import run
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
@@ -316,7 +316,7 @@ def test_a_flow_on_a_model_that_is_not_smooth_warns_once(
     small = ["data.n=10", "data.n_test=null", "steps=1", "device=cpu"]
     small += [] if "model=cnn" in overrides else ["model.widths=[2]"]
     with caplog.at_level("INFO", "cflow_cli"):
-        run(configs.compose([*small, *overrides]), tmp_path / "run")
+        run(composing.compose([*small, *overrides]), tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["warning"]
     assert (recorded is None) == (phrase is None)
     for text in (capsys.readouterr().out, caplog.text):
@@ -413,7 +413,7 @@ def test_the_table_of_what_goes_together_is_true(name):
         for data in examples:
             try:
                 model = eqx.filter_eval_shape(
-                    lambda key, data=data: configs.build(cfg, "model", data=data, key=key), jax.random.key(0)
+                    lambda key, data=data: building.build(cfg, "model", data=data, key=key), jax.random.key(0)
                 )
                 check_pair(model, data, mse())
             except UserError:

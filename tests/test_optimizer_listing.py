@@ -9,10 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from cflow_cli import config as configs
 from cflow_cli.cli import main
+from cflow_cli.commands import optimizers as listing
+from cflow_cli.config import tree
 from cflow_cli.errors import UserError
-from cflow_cli.optimizers import UpdateMap, adam_uncorrected, listing, scalar_adam, with_weight_decay
+from cflow_cli.optimizers import UpdateMap, adam_uncorrected, scalar_adam, with_weight_decay
+from cflow_cli.optimizers.listing import threshold
+from cflow_cli.report import tables
 
 LR, B1, B2, EPS = 0.1, 0.8, 0.95, 1e-3
 GRADIENTS = np.random.default_rng(0).standard_normal((6, 3))
@@ -65,7 +68,7 @@ def test_weight_decay_on_adam_is_adamw_and_leaves_the_edge_where_it_is():
 def test_thresholds_of_the_adams(build, b):
     update = UpdateMap.of(build(1.0, b1=b, eps=0.0), jnp.zeros(3))
     assert update.refusal is None and update.uniform == (build is scalar_adam)
-    np.testing.assert_allclose(listing.threshold(update), 2 * (1 + b) / (1 - b), rtol=1e-10)
+    np.testing.assert_allclose(threshold(update), 2 * (1 + b) / (1 - b), rtol=1e-10)
 
 
 @pytest.mark.parametrize("build", [scalar_adam, adam_uncorrected])
@@ -105,9 +108,9 @@ def test_an_optimizer_without_a_flow_is_listed_with_the_reason(tmp_path):
     folder.mkdir()
     text = "# Lion.\n_target_: optax.lion\nlearning_rate: ${schedule}\n"
     (folder / "lion.yaml").write_text(text)
-    (row,) = listing.rows(["lion"], tmp_path)
+    (row,) = listing.describe_optimizers(["lion"], tmp_path)
     assert row.threshold is None and "not smooth" in row.refusal and row.summary == "Lion."
-    assert "no: its update" in listing.render([row], "md")
+    assert "no: its update" in tables.render(listing.to_table([row], complete=False), "md")
 
 
 @pytest.mark.parametrize(
@@ -120,15 +123,15 @@ def test_an_optimizer_without_a_flow_is_listed_with_the_reason(tmp_path):
 )
 def test_bad_requests_say_what_is_wrong(words, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        listing.rows(words)
+        listing.describe_optimizers(words)
 
 
 def test_every_choice_is_an_optimizer_of_the_table():
-    assert {"scalar_adam", "adam_uncorrected", "decayed"} <= set(configs.groups()["optimizer"])
+    assert {"scalar_adam", "adam_uncorrected", "decayed"} <= set(tree.groups()["optimizer"])
 
 
 def test_yogi_is_listed_with_the_flows_it_has():
-    (row,) = listing.rows(["yogi"])
+    (row,) = listing.describe_optimizers(["yogi"])
     assert (
         row.refusal is not None
         and row.refusal.startswith("stable and rod only")

@@ -15,13 +15,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from cflow_cli import report
+from cflow_cli.commands import compare, report
+from cflow_cli.commands import plot as plotting
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
-from cflow_cli.report import compare, definitions, page, plot, style, summary, table, terminal
+from cflow_cli.report import (
+    comparison,
+    curves,
+    definitions,
+    overview,
+    page,
+    plot,
+    style,
+    summary,
+    tables,
+    terminal,
+)
 from cflow_cli.storage import RunWriter, find_runs, read_run
 
 STEPS, BRANCH = 400, 6
@@ -150,7 +164,7 @@ def test_every_quantity_has_its_closed_form(tmp_path: Path) -> None:
     assert got.values["grad_error_stable"] is None
     assert got.notes == (
         "central: sdcp_not_converged at 7 of 394 steps: the oscillation covariance does not meet its "
-        "complementarity conditions; try process.substeps=2 or a smaller lr",
+        "complementarity conditions; raise the flow's substeps, as in processes.central.substeps=2, or lower lr",
     )
 
 
@@ -327,7 +341,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_report_needs_no_jax(tmp_path: Path) -> None:
     fabricate(tmp_path / "run")
-    code = f"import sys; from cflow_cli import report; report.main([{str(tmp_path)!r}]); sys.exit('jax' in sys.modules)"
+    code = f"import sys; from cflow_cli.commands import report; report.main([{str(tmp_path)!r}]); sys.exit('jax' in sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1]
     )
@@ -335,7 +349,7 @@ def test_a_report_needs_no_jax(tmp_path: Path) -> None:
 
 def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fabricate(tmp_path / "run", stable_stops=299)
-    assert plot.main([str(tmp_path), "--output", str(tmp_path / "figures")]) == 0
+    assert plotting.main([str(tmp_path), "--output", str(tmp_path / "figures")]) == 0
     assert (tmp_path / "figures/run.png").read_bytes().startswith(b"\x89PNG")
     figure = plot.panel(read_run(tmp_path / "run"))
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -349,7 +363,7 @@ def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.Captur
     plot.panel(read_run(tmp_path / "short"))  # before the flows branch off
     RunWriter(tmp_path / "empty").start({})
     with pytest.raises(UserError, match="no steps to draw yet"):
-        plot.main([str(tmp_path / "empty")])
+        plotting.main([str(tmp_path / "empty")])
 
 
 @pytest.fixture(scope="module")
@@ -478,10 +492,107 @@ def test_a_page_of_hundreds_of_runs_shows_some_at_a_time(browser, tmp_path: Path
 
 def test_curves_are_thinned_without_losing_their_spikes() -> None:
     values = pd.Series(np.where(np.arange(10_000) == 5_001, 7.0, 1.0), index=range(10_000))
-    steps, shown = page.thinned(values, 90, spikes=True)
+    steps, shown = curves.thin(values, 90, spikes=True)
     assert len(steps) <= 90 and dict(zip(steps, shown))[5_001] == 7.0
-    steps, shown = page.thinned(values, 90)
+    steps, shown = curves.thin(values, 90)
     assert len(steps) <= 90 and set(np.diff(steps)) == {112}
+
+
+def add_columns(run: Path, **columns: tuple[str, str, dict[str, Any]]) -> None:
+    """Give the rows of a run columns of its own: unit, meaning and value against process (none: missing)."""
+    path = run / "metrics/part-00000.parquet"
+    rows = pq.read_table(path)
+    steps, processes = rows["step"].to_numpy(), rows["process"].to_pylist()
+    for name, (unit, meaning, value_of) in columns.items():
+        values = [value_of[p](t) if p in value_of else None for p, t in zip(processes, steps)]
+        field = pa.field(name, pa.float64(), metadata={"unit": unit, "meaning": meaning})
+        rows = rows.append_column(field, pa.array(values, pa.float64()))
+    pq.write_table(rows, path)
+
+
+def with_own_columns(folder: Path, **made: Any) -> Path:
+    fabricate(folder, **made)
+    add_columns(
+        folder,
+        weight_norm=("weight", "norm of the weights ‖w‖", {p: lambda t: 3 + 0.01 * t for p in ("midpoint", "central")}),
+        predicted_weight_norm=("weight", "the mean that a flow predicts", {"central": lambda t: 4 + 0.01 * t}),
+        alignment=("1", "cosine | of two directions", {"discrete": lambda t: 0.5 if t <= 300 else None}),
+    )  # fmt: skip
+    return folder
+
+
+def test_a_run_s_own_columns_are_read_with_meaning_and_unit(tmp_path: Path) -> None:
+    run = read_run(with_own_columns(tmp_path / "run"))
+    assert [*run.columns] == [c.name for c in METRICS] + ["weight_norm", "predicted_weight_norm", "alignment"]
+    assert run.columns["loss"].unit == "loss" and run.columns["weight_norm"].unit == "weight"
+    assert run.columns["alignment"].meaning == "cosine | of two directions"
+    assert [*run.metrics] == [*run.columns]
+    assert [*run.table("metrics", ["alignment", "step"])] == ["alignment", "step"]
+    # A part without them, as of a run that was continued otherwise: missing there.
+    fabricate(tmp_path / "other")
+    shutil.copy(tmp_path / "other/metrics/part-00000.parquet", tmp_path / "run/metrics/part-00001.parquet")
+    both = read_run(tmp_path / "run").metrics
+    assert len(both) == 2 * len(run.metrics) and both["weight_norm"][len(run.metrics) :].isna().all()
+    pd.testing.assert_series_equal(both["weight_norm"][: len(run.metrics)], run.metrics["weight_norm"])
+    with pytest.raises(KeyError):
+        read_run(tmp_path / "other").table("metrics", ["alignment"])
+    assert [*read_run(tmp_path / "other").columns] == [column.name for column in METRICS]
+
+
+def test_a_run_s_own_columns_are_metrics_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_own_columns(tmp_path / "a")
+    with_own_columns(tmp_path / "b", seed=1)
+    fabricate(tmp_path / "c", seed=2)
+
+    def read(*arguments: str) -> dict[str, Any]:
+        assert report.main([str(tmp_path), "--format", "json", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = read("--metric", "weight_norm,alignment,predicted_weight_norm")
+    # Of the optimizer where it has the column, and at its last step that has it; else of its midpoints; else the flow's.
+    assert [row["alignment"] for row in found["rows"]] == [0.5, 0.5, None]
+    assert found["rows"][0]["weight_norm"] == pytest.approx(3 + 0.01 * (STEPS - 1))
+    assert found["rows"][1]["predicted_weight_norm"] == pytest.approx(4 + 0.01 * (STEPS - 1))
+    assert found["definitions"]["weight_norm"].startswith(
+        "norm of the weights ‖w‖ (weight); of the optimizer"
+    )
+    assert read()["rows"][0]["weight_norm"] == found["rows"][0]["weight_norm"]
+    (group,) = read("--by", "lr", "--metric", "weight_norm")["rows"]
+    assert group["weight_norm"]["runs"] == 2
+    assert report.main([str(tmp_path), "--format", "md"]) == 0
+    assert "weight_norm" not in capsys.readouterr().out
+
+
+def test_a_run_s_own_columns_have_charts_with_predictions_dashed(tmp_path: Path) -> None:
+    charts = {
+        chart["title"]: chart
+        for chart in curves.run_charts(with_own_columns(tmp_path / "run"), ("central", "stable"))
+    }
+    assert [*charts][-2:] == ["weight_norm (weight)", "alignment"]
+    norm = charts["weight_norm (weight)"]
+    assert norm["about"] == "norm of the weights ‖w‖ (weight)"
+    assert norm["caption"] == "norm of the weights ‖w‖; dashed: the mean that a flow predicts"
+    assert [(line["label"], bool(line["dash"])) for line in norm["lines"]] == [
+        ("midpoints", False),
+        ("central flow", False),
+        ("central flow, predicted mean", True),
+    ]
+    assert [line["label"] for line in charts["alignment"]["lines"]] == ["optimizer"]
+    assert charts["loss"]["about"] == "training loss L(w) (loss)" and "caption" not in charts["loss"]
+
+
+def test_the_page_draws_a_run_s_own_columns(browser, tmp_path: Path) -> None:
+    with_own_columns(tmp_path / "run")
+    assert report.main([str(tmp_path / "run"), "--html", str(tmp_path / "report.html")]) == 0
+    tab, wrong = opened(browser, tmp_path / "report.html")
+    chart = tab.locator("#detail figure", has=tab.locator("h3", has_text="weight_norm (weight)"))
+    chart.locator("> svg").wait_for()
+    assert "dashed: the mean that a flow predicts" in chart.locator(".caption").inner_text()
+    assert chart.locator("h3").get_attribute("title") == "norm of the weights ‖w‖ (weight)"
+    assert chart.locator("path[style*='stroke-dasharray:5 2']").count() == 1 and not wrong
+    tab.close()
 
 
 def test_comparing_says_where_two_runs_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,8 +604,8 @@ def test_comparing_says_where_two_runs_part(tmp_path: Path, capsys: pytest.Captu
     assert re.search(r"^ *lr +0\.1 +0\.2", out, re.MULTILINE)
     one = pd.Series([1.0, 2.0, 3.0], index=[0, 1, 2])
     two = pd.Series([2.0 + 1e-12, 3.1, 9.0], index=[1, 2, 3])
-    assert compare.first_difference(one, two) == (1, 2, 2)
-    assert compare.first_difference(one, one) == (None, None, 3)
+    assert comparison.first_difference(one, two) == (1, 2, 2)
+    assert comparison.first_difference(one, one) == (None, None, 3)
 
 
 def test_a_narrow_terminal_keeps_what_matters(tmp_path: Path) -> None:
@@ -503,7 +614,7 @@ def test_a_narrow_terminal_keeps_what_matters(tmp_path: Path) -> None:
         fabricate(tmp_path / str(i), lr=0.1 * (i + 1))
         summaries.append(summary.summarise_folder(tmp_path / str(i)))
     console = Console(width=80, file=io.StringIO())
-    terminal.print_table(table.build(summaries), console)
+    terminal.print_report(overview.build(summaries), console)
     out = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     table_lines = out[: next(i for i, line in enumerate(out) if line.startswith("in all runs"))]
     assert max(map(len, table_lines)) <= 80
@@ -518,4 +629,4 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         RunWriter(tmp_path / name).start({})
     assert summary.names_of(find_runs([tmp_path])) == ["other/0", "sweep/0", "sweep/1"]
-    assert table.show(None, "number") == "–"
+    assert tables.format_value(None, "number") == "–"

@@ -15,13 +15,22 @@ import optax
 import pandas as pd
 import pytest
 
-from cflow_cli import Problem, config, options, progress, resuming
+from cflow_cli import Problem
+from cflow_cli.config import composing
+from cflow_cli.config.checking import check
+from cflow_cli.config.settings import CheckpointSettings
+from cflow_cli.engine.simulation import Simulation
+from cflow_cli.engine.snapshot import branch
 from cflow_cli.errors import UserError
-from cflow_cli.run import Prepared, execute
-from cflow_cli.simulation import Simulation, branch
+from cflow_cli.flows.options import Central
+from cflow_cli.runs import launching, resuming
+from cflow_cli.runs.interrupts import Interrupts
+from cflow_cli.runs.run import Prepared, execute
 from cflow_cli.storage import RunWriter, checkpoints, files, read_run
 
 STEPS = 36
+
+pytestmark = pytest.mark.optimised
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +47,10 @@ def build():
     optimizer = optax.rmsprop(0.05, decay=0.9)
 
     def prepared(*overrides, **settings):
-        cfg = config.compose(["dtype=float64", f"steps={STEPS}", *overrides])
-        checked = config.check(cfg).settings
+        cfg = composing.compose(["dtype=float64", f"steps={STEPS}", *overrides])
+        checked = check(cfg).settings
         # The flow that remembers most.
-        flow = options.Central(thirds_every=2)
+        flow = Central(third_derivatives_every=2)
         chosen = {"processes": ("discrete", flow), "chunk": 8, "kick": 1e-3} | settings
         simulation = Simulation(
             problem, optimizer, steps=checked.steps, pause_every=checked.checkpoint.steps, **chosen
@@ -117,7 +126,7 @@ def test_damage_is_told_and_passed_over(build, undisturbed, tmp_path, capsys):
     capsys.readouterr()
     assert execute(build("checkpoint.every=12"), run).status == "done"
     told = capsys.readouterr().out
-    assert f"{newest} is damaged" in told and "going on from step 24" in told
+    assert f"{newest} is damaged" in told and "continuing from step 24" in told
     assert_same(run, undisturbed)
 
     part = sorted((run / "metrics").glob("*.parquet"))[0]
@@ -129,15 +138,15 @@ def test_damage_is_told_and_passed_over(build, undisturbed, tmp_path, capsys):
 def test_another_run_is_never_written_over(build, tmp_path):
     run = tmp_path / "run"
     execute(build(), run)
-    same = config.compose(["dtype=float64", f"steps={STEPS}"])
+    same = composing.compose(["dtype=float64", f"steps={STEPS}"])
     assert resuming.is_done(run, same)
-    assert not resuming.is_done(run, config.compose(["dtype=float64", f"steps={2 * STEPS}"]))
+    assert not resuming.is_done(run, composing.compose(["dtype=float64", f"steps={2 * STEPS}"]))
     with pytest.raises(UserError, match=r"already holds a run with lr=0\.2 instead of 0\.3"):
-        resuming.is_done(run, config.compose(["dtype=float64", "lr=0.3"]))
-    with pytest.raises(UserError, match=r"lr=0\.3 cannot change in a run that goes on"):
-        resuming.resume(run, ["lr=0.3"])
+        resuming.is_done(run, composing.compose(["dtype=float64", "lr=0.3"]))
+    with pytest.raises(UserError, match=r"lr=0\.3 cannot change in a run that is continued"):
+        launching.resume(run, ["lr=0.3"])
     with pytest.raises(UserError, match="the run is at step 36 already"):
-        resuming.resume(run, ["steps=10"])
+        launching.resume(run, ["steps=10"])
     with files.lock(run), pytest.raises(UserError, match="being run by another process"):
         execute(build(), run)
 
@@ -201,7 +210,7 @@ def test_a_cluster_is_told_of_its_signal_after_the_run_is_saved(build, tmp_path)
     try:
         for number in before:
             signal.signal(number, lambda number, frame: told.append(number))
-        interrupts = progress.Interrupts(lambda text: None, lambda: None)
+        interrupts = Interrupts(lambda text: None, lambda: None)
         with interrupts:
             signal.raise_signal(signal.SIGTERM)
             assert interrupts.save and interrupts.reason is None
@@ -253,10 +262,10 @@ def test_a_run_can_start_from_any_process_of_another(build, undisturbed, tmp_pat
 )
 def test_bad_settings_are_one_sentence(text, words):
     with pytest.raises(UserError, match=words):
-        config.compose([text])
+        composing.compose([text])
 
 
 def test_time_between_checkpoints_is_read():
     every = {"30s": 30, "1.5 min": 90, "2h": 7200}
-    assert {t: config.CheckpointSettings(t, 2).seconds for t in every} == every
-    assert config.CheckpointSettings(40, 2).steps == 40 and json.dumps(None) == "null"
+    assert {t: CheckpointSettings(t, 2).seconds for t in every} == every
+    assert CheckpointSettings(40, 2).steps == 40 and json.dumps(None) == "null"

@@ -8,14 +8,22 @@ import optax
 import pytest
 
 from cflow_cli import Problem, simulate
+from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.datasets.digits import digits
+from cflow_cli.engine.simulation import Simulation
 from cflow_cli.errors import UserError
 from cflow_cli.losses import mse
+from cflow_cli.measurements.built_in import BUILT_IN
+from cflow_cli.measurements.coordinates import Coordinates
+from cflow_cli.measurements.outputs import Outputs
 from cflow_cli.models.mlp import MLP
-from cflow_cli.options import EigsOptions
 from cflow_cli.records import EIGENVALUES, KINDS, METRICS
 from cflow_cli.report import definitions as define
-from cflow_cli.simulation import Simulation
+
+pytestmark = pytest.mark.optimised
+
+
+GD = optax.sgd(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +35,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def descent(network):
-    return simulate(network, optax.sgd(0.2), steps=200, seed=1, kick=1e-3)
+    return simulate(network, GD, steps=200, seed=1, kick=1e-3)
 
 
 def loss_error(metrics, process):
@@ -59,10 +67,12 @@ def test_adam_on_digits_is_predicted(network):
 
 
 def test_records_have_the_documented_columns(descent):
-    assert list(descent.metrics.columns) == [c.name for c in METRICS]
+    measured = [BUILT_IN[name]() for name in ("evaluation", "coordinates", "sharpness")]
+    columns = [c.name for c in (*METRICS, *(c for m in measured for c in m.columns))]
+    assert list(descent.metrics.columns) == columns
     assert list(descent.eigenvalues.columns) == [c.name for c in EIGENVALUES]
-    # Outputs are recorded on demand, the preconditioner at rest where it is measured.
-    assert set(descent.eigenvalues.kind) == set(KINDS) - {"output", "stationary_preconditioner"}
+    own = {kind for m in measured for kind in (*m.kinds, *m.predictions()[1])}
+    assert set(descent.eigenvalues.kind) == set(KINDS) | own
     for name in ("discrete", "stable", "central"):
         assert descent.metrics.step[descent.metrics.process == name].tolist() == list(range(200))
     midpoint = descent.metrics[descent.metrics.process == "midpoint"]
@@ -75,7 +85,8 @@ def test_records_have_the_documented_columns(descent):
 
 
 def test_midpoints_are_measured_at_midpoints(network):
-    result = simulate(network, optax.sgd(0.2), steps=6, processes=["midpoint"])
+    # The program of the descent serves: another length of chunk would be another one.
+    result = simulate(network, GD, steps=6, chunk=50, processes=["midpoint"])
     w = [network.w0]
     for _ in range(6):
         w.append(w[-1] - 0.2 * jax.grad(network.loss)(w[-1]))
@@ -89,7 +100,8 @@ def test_what_is_watched_is_what_the_model_says():
     model = MLP(data, jax.random.PRNGKey(0), widths=[8])
     problem = Problem.from_model(model, data, mse(), jnp.float64)
     places = [5, 2]
-    result = simulate(problem, optax.sgd(0.1), processes=["discrete"], steps=1, outputs=2, coordinates=places)
+    measured = (Coordinates(watch=places), Outputs(train=2))
+    result = simulate(problem, optax.sgd(0.1), processes=["discrete"], steps=1, measurements=measured)
     first = result.eigenvalues.query("process == 'discrete' and step == 0").set_index("index")
 
     def of(kind):
@@ -100,7 +112,7 @@ def test_what_is_watched_is_what_the_model_says():
     np.testing.assert_allclose(of("output").loc[list(range(8))], np.ravel(expected), rtol=1e-12)
     gradient = problem.gradient(problem.w0)
     np.testing.assert_allclose(of("grad_sq").loc[places], gradient[jnp.asarray(places)] ** 2, rtol=1e-12)
-    np.testing.assert_allclose(of("preconditioner").loc[places], 0.1, rtol=1e-12)
+    np.testing.assert_allclose(of("effective_step_size").loc[places], 0.1, rtol=1e-12)
 
 
 def test_nothing_compiles_after_the_first_chunks(network):
@@ -112,9 +124,7 @@ def test_nothing_compiles_after_the_first_chunks(network):
             compiled.append(event)
 
     # A block large enough for the whole run: growing it compiles anew, once per size.
-    simulation = Simulation(
-        network, optax.sgd(0.2), steps=130, chunk=30, seed=1, eigs=EigsOptions(initial=16)
-    )
+    simulation = Simulation(network, GD, steps=130, chunk=30, seed=1, eigs=EigsOptions(block=16))
     critical = []
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -125,7 +135,7 @@ def test_nothing_compiles_after_the_first_chunks(network):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert max(critical) > min(critical)
-    assert {r.process.block(r.state) for r in simulation._runs.values()} == {16}
+    assert set(simulation.blocks.values()) == {16}
     assert compiled == []
 
 
@@ -154,11 +164,15 @@ def test_divergence_stops_the_process_and_no_other():
 
 
 def test_leaving_early_keeps_what_was_done(network):
-    simulation = Simulation(network, optax.sgd(0.2), steps=100, processes=["discrete"], chunk=10)
+    simulation = Simulation(network, GD, steps=100, processes=["discrete"], pause_every=10)
     for chunk in simulation:
         if chunk.step == 30:
             break
     assert len(simulation.result().metrics) == 30
+    forgetful = Simulation(network, GD, steps=100, processes=["discrete"], pause_every=10, keep_rows=False)
+    assert next(iter(forgetful)).step > 0
+    with pytest.raises(ValueError, match="made not to keep its rows"):
+        forgetful.result()
 
 
 @pytest.mark.parametrize(
@@ -167,8 +181,8 @@ def test_leaving_early_keeps_what_was_done(network):
         ({"processes": ["central", "centrla"]}, "unknown process 'centrla'; choose from"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"warm_start": 900}, "warm_start must lie between"),
-        ({"coordinates": [10**9]}, "coordinates must lie in"),
-        ({"processes": ["central", "central"]}, "each process once"),
+        ({"measurements": [Coordinates(watch=[10**9])]}, "weights by their indices in 0"),
+        ({"processes": ["central", "central"]}, "processes must name each once"),
     ],
 )
 def test_bad_settings_are_one_sentence(network, settings, message):
@@ -186,7 +200,9 @@ def test_an_optimizer_without_a_flow_is_refused_or_run_alone(network):
     np.testing.assert_allclose(result.metrics.sharpness.iloc[0], top, rtol=1e-3)
 
 
-@pytest.mark.parametrize("bad", [{"track_above": 1.99}, {"guard": 0}, {"every": 0}, {"tolerance": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"track_above": 1.99}, {"guard_vectors": 0}, {"every": 0}, {"tolerance": 0.0}]
+)
 def test_tracking_options_are_checked(bad):
     with pytest.raises(ValueError, match="eigs"):
         EigsOptions(**bad)

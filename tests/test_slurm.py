@@ -124,7 +124,7 @@ def test_killed_and_cancelled_jobs_are_told_and_nothing_waits_for_them(cluster, 
     out, err = launching.communicate(timeout=PATIENCE)
     assert launching.returncode == 130 and "Traceback" not in err
     command = json.loads((sweep / "sweep.json").read_text())["launches"][0]["cancel"]
-    assert f"the submitted jobs go on, to cancel them: {command}" in err and "killed" in out
+    assert f"the submitted jobs continue; to cancel them: {command}" in err and "killed" in out
     assert statuses(sweep, cluster)[1:] == ["running", "running"]
     subprocess.run(command.split(), env=cluster, check=True)
     until(lambda: statuses(sweep, cluster) == ["killed"] * 3)

@@ -1,64 +1,22 @@
-"""The stationary preconditioner of RMSProp against an interior-point solver, and its flow against its conditions."""
+"""The stationary flow of RMSProp against its conditions, and what it measures along the central flow."""
 
-import clarabel
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import scipy.sparse
 from toys import network, start
 
 from cflow_cli import Problem, simulate
-from cflow_cli.errors import UserError
-from cflow_cli.flows import preconditioner
+from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.flows.base import FlowState
+from cflow_cli.flows.options import Stationary
 from cflow_cli.flows.stationary import LearningRate
+from cflow_cli.measurements.stationary_preconditioner import StationaryPreconditioner
 from cflow_cli.optimizers import UpdateMap
-from cflow_cli.options import Central, EigsOptions, Stationary
 
 LR = 0.02
 RMSPROP = optax.rmsprop(LR, decay=0.95, eps_in_sqrt=False, bias_correction=True)
-
-
-def interior_point(h, c):
-    """min Σp + Σt subject to t p ≥ c² (second-order cones) and 2 diag(p) − H ⪰ 0, x = (p, t)."""
-    n = len(c)
-    eye, zero = np.eye(n), np.zeros((n, n))
-    cones = np.stack([np.hstack([-eye, -eye]), np.hstack([zero, zero]), np.hstack([-eye, eye])], axis=1)
-    sizes = np.stack([0 * c, 2 * c, 0 * c], axis=1)
-    row, column = np.triu_indices(n)
-    order = np.lexsort((row, column))
-    row, column = row[order], column[order]
-    psd = np.where((row == column)[:, None], -2 * np.hstack([eye, zero])[row], 0)
-    right = -h[row, column] * np.where(row == column, 1, np.sqrt(2))
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas"):
-        setattr(settings, name, 1e-11)
-    solution = clarabel.DefaultSolver(
-        scipy.sparse.csc_matrix((2 * n, 2 * n)),
-        np.ones(2 * n),
-        scipy.sparse.csc_matrix(np.vstack([cones.reshape(3 * n, 2 * n), psd])),
-        np.concatenate([sizes.ravel(), right]),
-        [*[clarabel.SecondOrderConeT(3)] * n, clarabel.PSDTriangleConeT(n)],
-        settings,
-    ).solve()
-    return np.asarray(solution.x[:n])
-
-
-def test_the_program_is_solved_as_by_an_interior_point_method():
-    """With and without the second term, entries of c and of H over several decades."""
-    n, rng = 12, np.random.default_rng(0)
-    q, scale = rng.standard_normal((n, n)), np.exp(rng.uniform(-2, 2, n))
-    h = q @ np.diag([50, 40, 30, 20, *np.linspace(5, -3, n - 4)]) @ q.T / n * scale[:, None] * scale
-    guess = preconditioner.start(jax.random.PRNGKey(0), 5, jnp.abs(jnp.diag(h)))
-    solve = jax.jit(lambda c: preconditioner.solve(lambda rows: rows @ h, c, guess, 1e-8)[0])
-    for c in (np.exp(rng.uniform(-4, 1, n)), np.zeros(n)):
-        found = solve(jnp.asarray(c))
-        assert found.converged
-        np.testing.assert_allclose(found.p, interior_point(h, c), rtol=1e-4)
-        assert np.linalg.eigvalsh(2 * np.diag(found.p) - h)[0] > -1e-6 * found.p.max()
 
 
 def test_at_the_stationary_preconditioner_the_second_moment_is_at_rest():
@@ -76,10 +34,10 @@ def test_at_the_stationary_preconditioner_the_second_moment_is_at_rest():
 
     @jax.jit
     def measured(state):
-        moved, found = stepper(problem, state, state.optimizer, 200)
-        mean_square = found.linear.gradient**2 + found.oscillation.gradient_variance
-        predicted = found.oscillation.loss - found.linear.loss, jnp.trace(found.oscillation.x)
-        return moved.weights, found.preconditioner, found.pairs.values, mean_square, predicted
+        moved, info = stepper(problem, state, state.optimizer, 200)
+        mean_square = info.linear.gradient**2 + info.oscillation.gradient_variance
+        predicted = info.oscillation.loss - info.linear.loss, jnp.trace(info.oscillation.x)
+        return moved.weights, info.preconditioner, info.pairs.values, mean_square, predicted
 
     moved, d, values, mean_square, (rise, trace) = measured(state)
     np.testing.assert_allclose(values[0], 2, rtol=1e-6)
@@ -106,11 +64,10 @@ def test_the_stationary_flow_and_the_measurements_along_the_central_flow():
     result = simulate(
         Problem.from_function(network, start()),
         RMSPROP,
-        processes=["discrete", Central(stationary_every=30), Stationary(rank=8)],
+        processes=["discrete", "central", Stationary(rank=8)],
+        measurements=(StationaryPreconditioner(every=30),),
         steps=95,
         kick=1e-4,
-        eigs=EigsOptions(hessian_every=0),
-        eval_every=100,
     )
     metrics = result.metrics.set_index("step")
     flow = metrics[metrics.process == "stationary"]
@@ -127,13 +84,6 @@ def test_the_stationary_flow_and_the_measurements_along_the_central_flow():
     speeds = there[["speed_trace", "speed_stationary", "speed_sharpness", "speed"]]
     assert (speeds.idxmax(axis=1) == "speed_trace").all()
     np.testing.assert_allclose(speeds.speed.iloc[-1], speeds.speed_stationary.iloc[-1], rtol=0.5)
-
-
-def test_only_rmsprop_has_a_stationary_preconditioner():
-    for optimizer in (optax.adam(0.01), optax.sgd(0.1), optax.adagrad(0.1)):
-        for process in (Stationary(), Central(stationary_every=5)):
-            with pytest.raises(UserError, match="known for RMSProp"):
-                simulate(Problem.from_function(network, start()), optimizer, processes=[process], steps=9)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cflow_cli.storage import RunWriter, files, find_runs, read_run
 
 
 def metrics(first: int, rows: int, process: str = "discrete") -> dict[str, np.ndarray]:
-    """Rows whose every value follows from the step; odd steps miss their accuracy and num_critical."""
+    """Rows whose every value follows from the step; odd steps miss their eigen_residual and num_critical."""
     step = np.arange(first, first + rows)
     columns: dict[str, np.ndarray] = {}
     for column in METRICS:
@@ -30,7 +30,7 @@ def metrics(first: int, rows: int, process: str = "discrete") -> dict[str, np.nd
         else:
             columns[column.name] = step.astype(column.type if column.type != "int32" else "float64")
     columns["process"] = np.full(rows, process, dtype=object)
-    columns["accuracy"][step % 2 == 1] = np.nan
+    columns["eigen_residual"][step % 2 == 1] = np.nan
     columns["num_critical"][step % 2 == 1] = np.nan
     columns["num_tracked"] = np.where(step % 2 == 1, -1, step)  # as an integer array says "not measured"
     return columns
@@ -68,7 +68,7 @@ def test_every_reader_reads_a_growing_run(tmp_path: Path) -> None:
             assert (frame["process"].astype(str) == "discrete").all()
             np.testing.assert_array_equal(frame["num_critical"].isna(), wanted % 2 == 1)
             np.testing.assert_array_equal(frame["num_tracked"].isna(), wanted % 2 == 1)
-            np.testing.assert_array_equal(frame["accuracy"].isna(), wanted % 2 == 1)
+            np.testing.assert_array_equal(frame["eigen_residual"].isna(), wanted % 2 == 1)
         eigen = str(tmp_path / "run/eigenvalues/*.parquet")
         assert (
             len(pl.read_parquet(eigen))
@@ -183,7 +183,7 @@ def test_columns_an_older_version_did_not_write_are_not_measured(tmp_path: Path)
     writer.start({})
     writer.finish("done")
     part = tmp_path / "run/metrics/part-00000.parquet"
-    pq.write_table(pq.read_table(part).drop_columns(["speed", "status"]), part)
+    pq.write_table(pq.read_table(part).drop_columns(["sigma_trace", "status"]), part)
     metrics = read_run(tmp_path / "run").metrics
     assert list(metrics) == [column.name for column in METRICS]
 

@@ -1,4 +1,4 @@
-"""Sweeps: what they consist of, how their cells stand, and how the unfinished go on."""
+"""Sweeps: what they consist of, how their cells stand, and how the unfinished are continued."""
 
 import datetime
 import importlib.util
@@ -15,10 +15,13 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from cflow_cli import completion, config, listing, slurm, sweeps
 from cflow_cli.cli import main
+from cflow_cli.commands import completion
+from cflow_cli.commands.report import main as report
+from cflow_cli.config import checking, composing, tree
 from cflow_cli.errors import UserError
-from cflow_cli.report import main as report
+from cflow_cli.report import listing
+from cflow_cli.runs import slurm, sweeping, sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["data.n=50", "data.n_test=null", "model.widths=[8]", "processes=[discrete]"]
@@ -28,9 +31,9 @@ HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 
 
 def planned(*overrides):
-    with config.hydra_session() as hydra:
-        cfg = config.composed(hydra, overrides, multirun=True)
-        return sweeps._planned(hydra, cfg, None)
+    with composing.hydra_session() as hydra:
+        cfg = composing.composed(hydra, overrides, multirun=True)
+        return sweeping._plan_jobs(hydra, cfg, None)
 
 
 # --- planning --------------------------------------------------------------------------------------
@@ -49,13 +52,14 @@ def test_any_key_is_an_axis():
 def test_an_experiment_brings_its_axes():
     axes, jobs = planned("experiment=optimizers")
     assert axes == {"optimizer": ["gd", "rmsprop", "adam"], "seed": ["0", "1", "2"]} and len(jobs) == 9
-    assert config.compose(["experiment=quick"]).model.widths == [16]
+    assert composing.compose(["experiment=quick"]).model.widths == [16]
 
 
 def test_each_value_of_a_sweep_is_checked_before_anything_is_written(monkeypatch):
     checked = []
-    check = config.check
-    monkeypatch.setattr(config, "check", lambda cfg: checked.append((cfg.lr, cfg.seed)) or check(cfg))
+    check = checking.check
+    for module in (composing, sweeping):
+        monkeypatch.setattr(module, "check", lambda cfg: checked.append((cfg.lr, cfg.seed)) or check(cfg))
     planned("lr=0.1,0.2,0.3", "seed=range(50)")
     assert {lr for lr, _ in checked} == {0.1, 0.2, 0.3} and {seed for _, seed in checked} == set(range(50))
     assert len(checked) == 52
@@ -64,22 +68,22 @@ def test_each_value_of_a_sweep_is_checked_before_anything_is_written(monkeypatch
             planned("seed=range(50)", bad)
 
 
-@pytest.mark.parametrize("launcher", sorted(config.groups()["launcher"]))
+@pytest.mark.parametrize("launcher", sorted(tree.groups()["launcher"]))
 def test_launchers_compose_with_every_key_of_their_preset(launcher):
-    path = config.groups()["launcher"][launcher]
-    keys = config.read_choice(path, "launcher").keys
+    path = tree.groups()["launcher"][launcher]
+    keys = tree.read_choice(path, "launcher").keys
     try:
-        with config.hydra_session() as hydra:
-            cfg = config.composed(hydra, [f"launcher={launcher}"], multirun=True)
+        with composing.hydra_session() as hydra:
+            cfg = composing.composed(hydra, [f"launcher={launcher}"], multirun=True)
     except UserError as error:
         pytest.skip(str(error))
     for key, value in keys.items():
         assert str(OmegaConf.select(cfg, f"hydra.{key}")) == str(value)
-    assert "launcher" not in config.without_hydra(cfg)
+    assert "launcher" not in composing.without_hydra(cfg)
 
 
 def test_no_preset_falls_into_submitits_traps():
-    keys = config.read_choice(config.groups()["launcher"]["slurm"], "launcher").keys
+    keys = tree.read_choice(tree.groups()["launcher"]["slurm"], "launcher").keys
     # Up to ten minutes every signal counts as a time-out, and by default the first one ends the job.
     assert keys["launcher.timeout_min"] > 10 and keys["launcher.max_num_timeout"] >= 3
     assert keys["launcher.additional_parameters.requeue"] is True
@@ -250,7 +254,7 @@ def test_without_a_queue_a_launcher_is_asked_for_what_has_not_begun(tmp_path, mo
     assert standing("far and quiet", [None], launcher="joblib", host="node1", started=moment(9e4)) == [
         "missing"
     ]
-    assert standing("silent", [running("node1", 5000)], launcher="joblib", host="node1") == ["silent"]
+    assert standing("no_news", [running("node1", 5000)], launcher="joblib", host="node1") == ["no_news"]
     # A job of SLURM waits for days, and a queue that does not answer says nothing about it.
     assert standing("slurm", [None], job_ids={"0": "7"}, started=moment(9e4)) == ["pending"]
 
@@ -282,7 +286,7 @@ def test_the_list(tmp_path, monkeypatch, capsys):
     for name, content in (("alone", here), ("failed", failed)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
-    first, third, second = listing.find([tmp_path])
+    first, third, second = listing.list_runs([tmp_path])
     assert (third.status, third.what, third.note, third.left_seconds) == ("failed", "adam", "no data", None)
     assert (first.status, first.what, second.status, second.what) == (
         "running",
@@ -297,15 +301,14 @@ def test_the_list(tmp_path, monkeypatch, capsys):
         ("table", "3/9  33 %"),
         ("md", "| 2.5 h |"),
         ("csv", "alone,running,3,9,"),
-        ("json", "["),
+        ("json", '"steps": 9,'),
+        ("latex", "2.5 h"),
     ):
         assert main(["list", ".", "--format", form]) == 0
         assert words in capsys.readouterr().out
     assert main(["list", ".", "--status", "missing", "--format", "csv"]) == 0
     assert "alone" not in capsys.readouterr().out
-    program = (
-        "import sys; from cflow_cli.cli import main; main(['list', '.']); assert 'jax' not in sys.modules"
-    )
+    program = "import sys; from cflow_cli.cli import main; main(['list', '.']); assert not {'jax', 'pandas'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 
@@ -356,7 +359,7 @@ def test_a_killed_worker_loses_a_sweep_of_joblib_and_resume_brings_it_back(tmp_p
     resume = [cflow, "resume", "here", "launcher=basic"]
     done = subprocess.run(resume, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stdout
+    assert "continuing from step" in done.stdout
     assert [cell.status for cell in sweeps.cells(sweep)] == ["done"] * 3
     for number in "012":
         assert pd.read_parquet(sweep / number / "metrics")["step"].tolist() == list(range(2000))

@@ -1,7 +1,18 @@
-"""Small losses that several tests take to the edge of stability."""
+"""Small losses that several tests take to the edge of stability, and flows stepped by hand on them."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+from cflow_cli import Problem
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.flows.base import FlowState
+from cflow_cli.optimizers import UpdateMap
+
+# One object for all tests: programs are shared by those with the same optimizer, loss and options.
+RMSPROP = optax.rmsprop(0.02, decay=0.95, eps_in_sqrt=False)
 
 
 def valley(a, b, c):
@@ -30,3 +41,19 @@ def columns(result, process, *names):
     """Columns of the metrics of one process."""
     rows = result.metrics[result.metrics.process == process]
     return [rows[name].to_numpy() for name in names]
+
+
+@eqx.filter_jit
+def stepped(stepper, problem, state, count):
+    """State after so many steps of a flow, with its counters standing still."""
+    return jax.lax.fori_loop(0, count, lambda _, s: stepper(problem, s, s.optimizer, 10)[0], state)
+
+
+def by_hand(flow, optimizer, loss, w, **memory):
+    """Steps of a flow as a function of its state and their number, and its state at w, which tracks everything."""
+    update, rows = UpdateMap.of(optimizer, w), jnp.eye(len(w))
+    stepper, problem = flow.stepper(update, EigsOptions()), Problem.from_function(loss, w)
+    state = FlowState(
+        w, update.init(w), rows, jnp.zeros_like(rows), jnp.asarray(True), stepper.start(w, len(rows))
+    )
+    return lambda state, count: stepped(stepper, problem, state, jnp.asarray(count)), state._replace(**memory)

@@ -1,5 +1,1 @@
-"""Curvature along a trajectory: the top of the spectrum of D^½ H D^½."""
-
-from .block import RitzPairs, preconditioned, random_rows, refresh, track
-
-__all__ = ["RitzPairs", "preconditioned", "random_rows", "refresh", "track"]
+"""The top of the spectrum of D^½ H D^½, followed along a trajectory."""

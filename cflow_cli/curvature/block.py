@@ -10,27 +10,21 @@ directions that are kept are combined, never recomputed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from cflow_cli.curvature.slices import Cut, in_slices
+
 Rows = Float[Array, "block params"]
 MatVec = Callable[[Rows], Rows]
 
-_LOOSE = 5.0
-# Numbers of a matrix that a CPU keeps at hand, and the shortest slice worth taking.
-_CACHED = 2**18
-_SHORTEST = 256
+# Pairs that are only watched may be this much less accurate: the error of an eigenvalue is of the order of its residual
+# squared, at the default tolerance (5 · 0.03)² or 2 % of it.
+_SLACK_BELOW_CRITICAL = 5.0
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-
-class Cut(Protocol):
-    """Cuts a slice of the weights out of an array."""
-
-    def __call__(self, array: Array, rows: int | None = None) -> Array:
-        """Those columns of its first ``rows`` rows, or of all; an array that does not run over the weights as it is."""
 
 
 class RitzPairs(NamedTuple):
@@ -80,65 +74,12 @@ def combine(coefficients: Float[Array, "out rows"], rows: Rows) -> Rows:
     return jnp.matmul(coefficients, rows, precision=_HIGHEST)
 
 
-def kept(parts: list[Float[Array, " params"]]) -> Rows:
+def stack_evaluated(parts: list[Float[Array, " params"]]) -> Rows:
     """Stacked, behind a product of matrices: else XLA computes them anew for every row that they multiply."""
     rows = jnp.zeros((len(parts), *parts[0].shape), parts[0].dtype)
     for i, part in enumerate(parts):
         rows = rows.at[i].set(part)
     return combine(jnp.eye(len(parts), dtype=rows.dtype), rows)
-
-
-def uncut(array: Array, rows: int | None = None) -> Array:
-    """The :class:`Cut` of all weights at once."""
-    return array if rows is None else array[:rows]
-
-
-def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) -> tuple[Any, Any]:
-    """Sums over slices of the weights, and arrays put together from them, in one pass over memory.
-
-    Parameters
-    ----------
-    part
-        Takes a :class:`Cut` and returns two pytrees: what the slice adds to the sums, and its columns of arrays over
-        all weights; scalars among those must be the same for each slice.
-    length
-        Number of weights.
-    rows
-        Rows that a slice has in memory at once; a slice is so short that they stay in a CPU's cache.
-    """
-    size = min(max(_CACHED // rows, _SHORTEST), length) if jax.default_backend() == "cpu" else length
-    if size == length:
-        return part(uncut)
-    whole, rest = divmod(length, size)
-
-    def cut(start: int | Array, size: int) -> tuple[Any, Any]:
-        def of(array: Array, rows: int | None = None) -> Array:
-            if array.shape[-1:] != (length,):
-                return array
-            # Rows and columns in one go: XLA would copy the rows first.
-            taken = array.shape[:-1] if rows is None else (rows,)
-            return jax.lax.dynamic_slice(array, (*[0] * len(taken), start), (*taken, size))
-
-        return part(of)
-
-    def put(columns: Any, start: int | Array, of: Any) -> Any:
-        def place(whole: Array, some: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(whole, some, start, -1) if some.ndim else some
-
-        return jax.tree.map(place, columns, of)
-
-    def add(s: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        sums, columns = cut(s * size, size)
-        return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], s * size, columns)
-
-    sums, columns = jax.eval_shape(lambda: cut(0, size))
-    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
-    columns = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], length)[: a.ndim], a.dtype), columns)
-    sums, columns = jax.lax.fori_loop(0, whole, add, (sums, columns))
-    if rest:
-        more, last = cut(whole * size, rest)
-        sums, columns = jax.tree.map(jnp.add, sums, more), put(columns, whole * size, last)
-    return sums, columns
 
 
 def overlaps(a: Rows, b: Rows) -> Float[Array, "rows cols"]:
@@ -152,7 +93,7 @@ def preconditioned(hvp: MatVec, d: Float[Array, " params_or_1"]) -> MatVec:
     return lambda rows: root * hvp(root * rows)
 
 
-def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"], Bool[Array, " rows"]]:
+def _whiten(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"], Bool[Array, " rows"]]:
     """Rows of W with W m Wᵀ = I on the numerical range of m, and which rows those are (the others are zero)."""
     scale = jnp.sqrt(jnp.maximum(jnp.diag(m), jnp.finfo(m.dtype).tiny))
     weights, basis = jnp.linalg.eigh(m / scale[:, None] / scale[None, :])
@@ -161,14 +102,16 @@ def _whitening(m: Float[Array, "rows rows"]) -> tuple[Float[Array, "rows rows"],
     return (root[:, None] * basis.T) / scale[None, :], good
 
 
-def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
+def _ritz_coefficients(
+    rows: Rows, products: Rows, size: int
+) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
     """Largest ``size`` Ritz values on the span of ``rows``, and the coefficients of their vectors."""
 
     def part(cut: Cut) -> tuple[tuple[Array, Array], None]:
         return (gram(cut(rows), cut(rows)), gram(cut(rows), cut(products))), None
 
     (m, t), _ = in_slices(part, rows.shape[1], 2 * len(rows))
-    white, good = _whitening(m)
+    white, good = _whiten(m)
     t = white @ t @ white.T
     t = (t + t.T) / 2
     # Directions that were dropped as dependent must not compete with negative eigenvalues.
@@ -181,7 +124,7 @@ def _ritz(rows: Rows, products: Rows, size: int) -> tuple[Float[Array, " size"],
     return values[::-1][:size], jnp.where(side < 0, -1, 1)[:, None] * c
 
 
-def _turned(
+def _rotate(
     rows: Rows, products: Rows, values: Float[Array, " size"], c: Float[Array, "size rows"]
 ) -> tuple[Rows, Rows, Float[Array, " size"]]:
     """Ritz vectors with coefficients ``c``, their products and the norms of their residuals."""
@@ -194,11 +137,11 @@ def _turned(
     return v, av, jnp.sqrt(squares)
 
 
-def refresh(matvec: MatVec, vectors: Rows) -> RitzPairs:
+def rayleigh_ritz(matvec: MatVec, vectors: Rows) -> RitzPairs:
     """Rayleigh–Ritz on the span of ``vectors``: one product per row."""
     products = matvec(vectors)
-    values, c = _ritz(vectors, products, vectors.shape[0])
-    v, av, residuals = _turned(vectors, products, values, c)
+    values, c = _ritz_coefficients(vectors, products, vectors.shape[0])
+    v, av, residuals = _rotate(vectors, products, values, c)
     count = jnp.asarray(vectors.shape[0], jnp.int32)
     return RitzPairs(v, av, values, residuals, count, jnp.asarray(True))
 
@@ -236,13 +179,13 @@ def track(
     locking: residuals of converged pairs drop out of the basis as numerically dependent or serve the others.
     """
     size = vectors.shape[0]
-    start = refresh(matvec, vectors)
+    start = rayleigh_ritz(matvec, vectors)
 
     def unmet(pairs: RitzPairs) -> Bool[Array, ""]:
         first = jnp.arange(size) == 0
         wanted = (pairs.values > above) | first
         scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * jnp.max(jnp.abs(pairs.values)))
-        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, _LOOSE)
+        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, _SLACK_BELOW_CRITICAL)
         return jnp.any(wanted & (pairs.residuals > allowed * scale))
 
     def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:
@@ -253,17 +196,17 @@ def track(
         ar = matvec(r)
         rows = jnp.concatenate([pairs.vectors, r, change])
         products = jnp.concatenate([pairs.products, ar, change_products])
-        values, c = _ritz(rows, products, size)
-        v, av, residuals = _turned(rows, products, values, c)
+        values, c = _ritz_coefficients(rows, products, size)
+        v, av, residuals = _rotate(rows, products, values, c)
         moved = c.at[:, :size].set(0)
         new = RitzPairs(v, av, values, residuals, pairs.hvps + size, pairs.converged)
         return new, combine(moved, rows), combine(moved, products), i + 1
 
-    def go_on(carry: tuple[RitzPairs, Rows, Rows, Array]) -> Bool[Array, ""]:
+    def unfinished(carry: tuple[RitzPairs, Rows, Rows, Array]) -> Bool[Array, ""]:
         return unmet(carry[0]) & (carry[3] < max_iterations)
 
     zeros = jnp.zeros_like(vectors)
-    pairs, *_ = jax.lax.while_loop(go_on, body, (start, zeros, zeros, jnp.zeros((), jnp.int32)))
+    pairs, *_ = jax.lax.while_loop(unfinished, body, (start, zeros, zeros, jnp.zeros((), jnp.int32)))
     return pairs._replace(converged=~unmet(pairs))
 
 

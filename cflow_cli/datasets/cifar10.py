@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import first_per_class, parse_classes, targets
@@ -27,12 +27,8 @@ DEVIATION = np.array([0.24703233, 0.24348505, 0.26158768], np.float32) * 255
 
 
 def cache_folder() -> Path:
-    """Folder that ``cflow data fetch`` fills: ``~/Library/Caches`` on macOS, else ``$XDG_CACHE_HOME``."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "cflow" / "data"
+    """Folder that ``cflow data fetch`` fills, within the user's cache folder (on Linux ``$XDG_CACHE_HOME``)."""
+    return user_cache_path("cflow", appauthor=False) / "data"
 
 
 def find_folder(root: str | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import first_per_class, parse_classes, standardise, targets
@@ -37,9 +38,6 @@ def digits(
     -----
     Source: the UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin and Kaynak, 1998).
     """
-    # Imported here because scikit-learn takes seconds, and other data sets do without it.
-    from sklearn.datasets import load_digits
-
     check_test_size(n_test)
     count, binary = parse_classes(classes, 10, "digits")
     images, labels = load_digits(return_X_y=True)

@@ -9,12 +9,10 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from cflow_cli.commandline import Parser
 from cflow_cli.datasets.cifar10 import PYTHON_FOLDER, TEST, TRAINING, cache_folder
 from cflow_cli.errors import UserError
 
@@ -171,26 +169,3 @@ def fetch(name: str, to: Path | None = None, archive: Archive | None = None) -> 
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"cannot unpack {part} into {to}: {error}") from None
     return folder
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``cflow data fetch NAME``; returns the exit code.
-
-    Raises
-    ------
-    UserError
-        As ``fetch``.
-    """
-    parser = Parser(prog="cflow data fetch", description="Download a data set into the cache folder.")
-    parser.add_argument("name", choices=sorted(ARCHIVES), help="data set to download")
-    parser.add_argument("--to", type=Path, metavar="DIR", help=f"unpack into DIR instead of {cache_folder()}")
-    parser.add_argument("--url", help="download the same archive from elsewhere (its checksum is checked)")
-    options = parser.parse_args(argv)
-    archive = ARCHIVES[options.name]
-    if options.url:
-        archive = Archive(options.url, archive.sha256, archive.folder, archive.files)
-    folder = fetch(options.name, options.to, archive)
-    print(f"{options.name} is in {folder}")
-    if options.to is not None:
-        print(f"use it with data.root={options.to} or CFLOW_DATA={options.to}")
-    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.datasets import make_blobs
 
 from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import parse_classes, standardise, targets
@@ -43,8 +44,6 @@ def gaussian(
     UserError
         If an option is not allowed.
     """
-    from sklearn.datasets import make_blobs
-
     check_test_size(n_test)
     for option, value, least in (("n", n, 2), ("features", features, 1), ("clusters", clusters, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.datasets import make_circles, make_moons
 
 from cflow_cli.datasets.dataset import Dataset, check_test_size
 from cflow_cli.datasets.select import targets
@@ -67,8 +68,6 @@ def moons(
     UserError
         If an option is not allowed.
     """
-    from sklearn.datasets import make_moons
-
     _check(n, noise)
 
     def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +96,6 @@ def circles(
     UserError
         If an option is not allowed.
     """
-    from sklearn.datasets import make_circles
-
     _check(n, noise)
     if not 0 <= factor < 1:
         raise UserError(f"data.factor must be at least 0 and below 1, got {factor!r}")

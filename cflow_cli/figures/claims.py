@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import inf
 
@@ -42,6 +43,54 @@ class Claim:
         return f"{'PASS' if self.passed else 'FAIL'}  {self.text}: {self.measured:.4g} ({self.bounds})"
 
 
-def holds(text: str, true: bool) -> Claim:
-    """A claim without a number of its own: 1 where it is true, else 0."""
-    return Claim(text, float(true), low=1.0)
+@dataclass(frozen=True)
+class Check:
+    """A claim before it is measured, once or for several things; called with a number it is a :class:`Claim`.
+
+    Parameters
+    ----------
+    text
+        What is measured. Words in braces, as in ``loss at {each rate}``, stand for what tells the measurements apart.
+    low, high
+        The bounds, included; also arguments of the call where they depend on the runs.
+    paper
+        What the paper has, for the table in the figure's README.
+    words
+        The bounds as that table says them, where numbers alone do not.
+
+    Examples
+    --------
+    >>> edge = Check("sharpness over 2/η at {each η}", 0.95, 1.05)
+    >>> print(edge(1.02, "η = 0.1"))
+    PASS  sharpness over 2/η at η = 0.1: 1.02 (0.95 to 1.05)
+    """
+
+    text: str
+    low: float = -inf
+    high: float = inf
+    paper: str = ""
+    words: str = ""
+
+    def __call__(
+        self, measured: float, *subjects: object, low: float | None = None, high: float | None = None
+    ) -> Claim:
+        """The claim that ``measured`` lies within the bounds, with words in the place of those in braces."""
+        text = re.sub(r"\{.*?\}", "{}", self.text).format(*subjects)
+        return Claim(
+            text, float(measured), self.low if low is None else low, self.high if high is None else high
+        )
+
+    @property
+    def general_text(self) -> str:
+        """The text for all its measurements."""
+        return re.sub(r"[{}]", "", self.text)
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words."""
+        return self.words or Claim("", 0.0, self.low, self.high).bounds
+
+
+def truth(text: str) -> Check:
+    """A check without a number of its own: called with True or False, which count as 1 and 0."""
+    return Check(text, low=1.0, words="true")

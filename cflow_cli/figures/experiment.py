@@ -1,28 +1,24 @@
-"""Finding the figures in ``experiments/`` and running what they need."""
+"""Finding the figures in ``experiments/``."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cflow_cli import config as configs
-from cflow_cli.errors import UserError
-from cflow_cli.storage import Run, read_run
-
-from .claims import Claim
+from cflow_cli.errors import UserError, did_you_mean
+from cflow_cli.figures.claims import Check, Claim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cflow_cli.figures.measuring import FigureRun
+
 SIZES = ("mini", "paper")
-# What a run is not told apart by: where and how it runs, and where its data lies.
-_ELSEWHERE = ("device", "devices", "checkpoint", "name", "data.microbatch", "data.root")
 
 
 def experiments_dir() -> Path:
@@ -38,18 +34,26 @@ class Experiment:
 
     Parameters
     ----------
-    name
-        Of the folder.
     folder
-        Where it is.
+        Where it is; its name is that of the figure.
     module
-        Its ``figure.py``: ``runs(size)``, ``draw(runs)``, ``claims(runs)``, ``CAPTION``; ``ANIMATED`` where the
+        Its ``figure.py``: ``runs(size)``, ``draw(**runs)``, ``claims(**runs)``, ``CAPTION``; ``ANIMATED`` where the
         figure is also to be a film.
     """
 
-    name: str
     folder: Path
     module: ModuleType
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    @property
+    def part(self) -> str:
+        """The part of ``experiments/`` it stands in, such as ``central-flows/gd``; empty where it is in none."""
+        root = experiments_dir()
+        return self.folder.parent.relative_to(root).as_posix() if self.folder.is_relative_to(root) else ""
 
     @property
     def title(self) -> str:
@@ -66,42 +70,93 @@ class Experiment:
         """Whether the figure is also a film."""
         return getattr(self.module, "ANIMATED", False)
 
+    @property
+    def checks(self) -> list[Check]:
+        """What it checks, in the order of ``figure.py``."""
+        return [value for value in vars(self.module).values() if isinstance(value, Check)]
+
     def plan(self, size: str) -> dict[str, tuple[str, ...]]:
         """The runs that are needed: a label and the overrides of ``cflow run``."""
         return {label: tuple(overrides) for label, overrides in self.module.runs(size).items()}
 
-    def draw(self, runs: Mapping[str, Run]) -> Figure:
+    def draw(self, runs: Mapping[str, FigureRun]) -> Figure:
         """Draw the figure; to be called within :func:`cflow_cli.report.style.figure_style`."""
-        return self.module.draw(runs)
+        from cflow_cli.figures.drawing import letter
 
-    def claims(self, runs: Mapping[str, Run]) -> list[Claim]:
+        figure = self.module.draw(**runs)
+        letter(figure)
+        return figure
+
+    def claims(self, runs: Mapping[str, FigureRun]) -> list[Claim]:
         """Check what the figure is there to show."""
-        return list(self.module.claims(runs))
+        return list(self.module.claims(**runs))
 
 
-def find(names: Sequence[str]) -> list[Experiment]:
-    """Load figures by their names or folders; all that come with the package where none is named.
+def folders() -> dict[str, Path]:
+    """Name of each figure that comes with the package -> its folder, in the order of the parts.
 
     Raises
     ------
     UserError
-        For a name that is neither a figure of the package nor a folder with a ``figure.py``.
+        If two figures have one name.
     """
-    known = {path.parent.name: path.parent for path in sorted(experiments_dir().glob("*/figure.py"))}
-    if not known and not names:
-        raise UserError(f"there are no figures in {experiments_dir()}; is the installation complete?")
-    found = []
-    for name in names or known:
-        folder = known.get(name.rstrip("/").removeprefix("experiments/"), Path(name))
-        if not (folder / "figure.py").is_file():
-            if folder.is_dir():
-                raise UserError(
-                    f"{folder} holds no figure.py, so it is no figure; cflow figures lists those there are"
-                )
-            hint = configs.did_you_mean(name, known)
-            raise UserError(f"there is no figure {name!r}{hint}; cflow figures lists those there are")
-        found.append(_load(folder.resolve()))
+    found: dict[str, Path] = {}
+    for path in sorted(experiments_dir().rglob("figure.py")):
+        folder = path.parent
+        if folder.name in found:
+            raise UserError(
+                f"{found[folder.name]} and {folder} have the same name; figures are told apart by theirs"
+            )
+        found[folder.name] = folder
     return found
+
+
+def find(words: Sequence[str]) -> list[Experiment]:
+    """Load figures by their names, parts or folders, each once; all that come with the package where none is named.
+
+    Parameters
+    ----------
+    words
+        Each the name of a figure, a folder of ``experiments/`` that holds figures at any depth, or a folder with a
+        ``figure.py`` anywhere.
+
+    Raises
+    ------
+    UserError
+        For a word that is none of them.
+    """
+    root, known = experiments_dir(), folders()
+    if not known and not words:
+        raise UserError(f"there are no figures in {root}; is the installation complete?")
+    parts: dict[str, list[Path]] = {}
+    for folder in known.values():
+        for above in folder.relative_to(root).parents[:-1]:
+            parts.setdefault(above.as_posix(), []).append(folder)
+    chosen: dict[Path, None] = {}
+    for word in words:
+        name = word.rstrip("/").removeprefix("experiments/")
+        if name in parts:
+            chosen.update(dict.fromkeys(parts[name]))
+        else:
+            chosen[known.get(name) or _own_folder(word, [*known, *parts])] = None
+    return [_load(folder) for folder in chosen or known.values()]
+
+
+def by_part(figures: Sequence[Experiment]) -> Iterator[tuple[str, list[Experiment]]]:
+    """Each part and the figures of it, those that follow one another."""
+    for part, own in groupby(figures, key=lambda figure: figure.part):
+        yield part, list(own)
+
+
+def _own_folder(word: str, known: Sequence[str]) -> Path:
+    for folder in (Path(word), experiments_dir() / word):
+        if (folder / "figure.py").is_file():
+            return folder.resolve()
+    if Path(word).is_dir():
+        raise UserError(f"{word} holds no figure.py, so it is no figure; cflow figures lists those there are")
+    raise UserError(
+        f"there is no figure {word!r}{did_you_mean(word, known)}; cflow figures lists those there are"
+    )
 
 
 def _load(folder: Path) -> Experiment:
@@ -117,60 +172,4 @@ def _load(folder: Path) -> Experiment:
     missing = [name for name in ("runs", "draw", "claims", "CAPTION") if not hasattr(module, name)]
     if missing:
         raise UserError(f"{folder / 'figure.py'} has no {' and no '.join(missing)}, which every figure needs")
-    return Experiment(folder.name, folder, module)
-
-
-def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
-    """Folder of a run: readable, and the same for the same run whichever figure asks for it."""
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    for key in _ELSEWHERE:
-        group, _, name = key.partition(".")
-        (plain[group] if name else plain).pop(name or group, None)
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    # The same run, whatever words asked for it.
-    there = sorted(root.glob(f"*-{digest}"))
-    if there:
-        return there[0]
-    words = [text for text in overrides if text.partition("=")[0] not in _ELSEWHERE]
-    first, rest = words[0].partition("=")[2], [text.replace("optimizer=", "opt=", 1) for text in words[1:]]
-    return root / f"{configs.label(first, '', rest)[:60]}-{digest}"
-
-
-def obtain(
-    overrides: Sequence[str],
-    root: Path,
-    *,
-    announce: Callable[[Path], None] = lambda _: None,
-) -> Run:
-    """Return a run with these overrides: the one on disk, or a new one; one that was interrupted is gone on with.
-
-    Parameters
-    ----------
-    overrides
-        As of ``cflow run``; the first names the experiment.
-    root
-        Folder of all runs of the figures.
-    announce
-        Called with the folder before a run starts.
-
-    Raises
-    ------
-    UserError
-        If the run cannot be prepared, or failed.
-    KeyboardInterrupt
-        If it was interrupted.
-    """
-    from cflow_cli.run import run_into
-
-    with configs.hydra_session() as hydra:
-        composed = configs.composed(hydra, list(overrides))
-        cfg = configs.without_hydra(composed)
-        folder = run_folder(root, overrides, cfg)
-        result = run_into(composed, folder, announce)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if result.status == "failed":
-        raise UserError(f"the run {folder} failed: {result.reason}")
-    return read_run(folder)
+    return Experiment(folder, module)

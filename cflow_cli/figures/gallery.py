@@ -1,18 +1,45 @@
-"""A page that shows figures that have been made, with their captions and what was checked."""
+"""What figures there are and what came out: a list, a summary of claims, and a page that shows them."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cflow_cli.errors import UserError
+from PIL import Image
 
-from .experiment import Experiment
+from cflow_cli.errors import UserError
+from cflow_cli.figures.claims import Claim
+from cflow_cli.figures.experiment import Experiment, by_part
+from cflow_cli.report.tables import markdown
 
 _WIDTH = 1100
+
+
+def listing(figures: Sequence[Experiment]) -> Iterator[str]:
+    """The lines of a list of figures by part, and how to make them."""
+    width = max(len(figure.name) for figure in figures)
+    for part, own in by_part(figures):
+        yield part
+        yield from (f"  {figure.name:<{width}}  {figure.title}" for figure in own)
+        yield ""
+    yield "cflow figures NAME makes one, cflow figures PART those of a part, cflow figures --all every one;"
+    yield "experiments/PART/NAME/README.md says more."
+
+
+def summary(figures: Sequence[Experiment], made: Sequence[Sequence[Claim]], size: str) -> Iterator[str]:
+    """The lines that say how many claims of each figure hold, and which do not."""
+    width = max(len(figure.name) for figure in figures)
+    yield ""
+    for figure, claims in zip(figures, made):
+        failed = [claim for claim in claims if not claim.passed]
+        yield f"{figure.name:<{width}}  {len(claims) - len(failed)} of {len(claims)} claims hold"
+        yield from (f"{'':<{width}}  {claim}" for claim in failed)
+    failures = sum(not claim.passed for claims in made for claim in claims)
+    total = sum(len(claims) for claims in made)
+    yield f"\n{len(figures)} figures at size={size}: {total - failures} of {total} claims hold"
 
 
 def write(page: Path, chosen: Sequence[Experiment], size: str, output: Path) -> None:
@@ -25,7 +52,7 @@ def write(page: Path, chosen: Sequence[Experiment], size: str, output: Path) -> 
     chosen
         The figures, in the order of the page.
     size
-        Of the figures that are shown.
+        Size of the figures that are shown.
     output
         Folder of all figures.
 
@@ -56,28 +83,32 @@ def _page(chosen: Sequence[Experiment], size: str, output: Path, folder: Path) -
     lines = [
         "# Figures",
         "",
-        f"Figures of the paper, made again by `cflow figures --all size={size}`. What each is there to show is",
+        f"Figures of the papers, made again by `cflow figures --all size={size}`. What each is there to show is",
         f"checked by a program: {held} of {total} claims hold. `cflow figures NAME` makes one;",
-        "`experiments/NAME/README.md` says what it takes.",
+        "`experiments/PART/NAME/README.md` says what it takes.",
         "",
     ]
-    for figure, about in zip(chosen, abouts):
-        lines += [f"## {figure.name}", "", about["title"].rstrip(".") + ".", ""]
-        ending = "gif" if figure.animated else "png"
-        lines += [f"![{about['caption']}](gallery/{figure.name}.{ending})", "", f"*{about['caption']}*", ""]
-        lines += ["| checked | measured | bounds | |", "|---|---:|---|---|", *map(_row, about["claims"]), ""]
+    by_name = dict(zip((figure.name for figure in chosen), abouts))
+    for part, figures in by_part(chosen):
+        lines += [f"## {part or 'Elsewhere'}", ""]
+        for figure in figures:
+            about, name = by_name[figure.name], figure.name
+            ending = "gif" if figure.animated else "png"
+            lines += [f"### {name}", "", about["title"].rstrip(".") + ".", ""]
+            lines += [f"![{about['caption']}](gallery/{name}.{ending})", "", f"*{about['caption']}*", ""]
+            lines += [_claims_table(about["claims"])]
     return "\n".join(lines)
 
 
-def _row(claim: dict[str, Any]) -> str:
-    measured = "—" if claim["measured"] is None else f"{claim['measured']:.3g}"
-    text = claim["text"].replace("|", "\\|")
-    return f"| {text} | {measured} | {claim['bounds']} | {'holds' if claim['passed'] else '**fails**'} |"
+def _claims_table(claims: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [claim["text"], claim["measured"], claim["bounds"], "holds" if claim["passed"] else "**fails**"]
+        for claim in claims
+    ]
+    return markdown(["checked", "measured", "bounds", ""], rows, ["text", "number", "text", "text"])
 
 
 def _shrink(source: Path, target: Path) -> None:
-    from PIL import Image
-
     with Image.open(source) as picture:
         picture.thumbnail((_WIDTH, 10 * _WIDTH))
         picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)

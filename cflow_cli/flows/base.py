@@ -1,4 +1,4 @@
-"""What every flow has: its state, what a step finds out, and the interface of a stepper."""
+"""What every flow has: its state, the interface of a stepper, how its step starts and what it reports."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import RitzPairs, gram
-from ..optimizers.update_map import COUNTER, UpdateMap
-from ..problem import Linearization, Problem
-from ..records import Status
+from cflow_cli.curvature.block import RitzPairs, gram, preconditioned, track
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.optimizers.classify import COUNTER
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.problem import Linearization, Problem
+from cflow_cli.records import Status
 
 
 class FlowState(NamedTuple):
@@ -63,11 +65,25 @@ class Oscillation(NamedTuple):
     residual: Float[Array, ""]
 
 
-class FlowStep(NamedTuple):
+class StepInfo(NamedTuple):
     """What a step found out about its starting point, and what it cost.
 
-    ``extra`` has further columns of :data:`cflow_cli.records.METRICS`, those of which only this flow knows,
-    and ``stationary_preconditioner``, shape (n,), of which the watched coordinates are recorded.
+    Parameters
+    ----------
+    linear
+        Loss, gradient and Hessian there.
+    pairs
+        Tracked eigenpairs of D^½ H D^½; their ``hvps`` are those of the whole step.
+    preconditioner
+        D, shape (n,), or (1,) where it is the same for all weights.
+    oscillation
+        The oscillation around the flow; :func:`calm` where there is none.
+    gradients, third_derivatives
+        Evaluations spent.
+    status
+        The worst of :class:`cflow_cli.records.Status` that the step reports about its own computation.
+    extra
+        Columns of which only this flow knows, as its options declare them.
     """
 
     linear: Linearization
@@ -81,7 +97,7 @@ class FlowStep(NamedTuple):
 
 
 class Stepper(Protocol):
-    """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``."""
+    """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``: what the engine asks of a flow."""
 
     @property
     def optimizer(self) -> UpdateMap:
@@ -95,8 +111,8 @@ class Stepper(Protocol):
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
-    ) -> tuple[FlowState, FlowStep]:
-        """Take one sub-step.
+    ) -> tuple[FlowState, StepInfo]:
+        """Take one sub-step: the state after it, and what was found out on the way.
 
         Parameters
         ----------
@@ -111,6 +127,120 @@ class Stepper(Protocol):
         """
 
 
+class Linearised(NamedTuple):
+    """What every flow needs to know of the point at which a step starts; see :func:`linearise`.
+
+    Parameters
+    ----------
+    linear
+        L, ∇L and V ↦ H V.
+    d, root
+        D and D^½ of the step to come, shape (n,) or (1,).
+    response
+        R of each momentum: it oscillates as R times the gradient; see :meth:`UpdateMap.linear_response`.
+    pairs
+        Tracked eigenpairs of D^½ H D^½: critical directions are u = D^½v with Hu = λD⁻¹u.
+    before
+        State of the optimizer to step from, with the counters of the whole step.
+    """
+
+    linear: Linearization
+    d: Float[Array, " params_or_1"]
+    root: Float[Array, " params_or_1"]
+    response: list[Float[Array, " params"]]
+    pairs: RitzPairs
+    before: Any
+
+    def info(
+        self,
+        oscillation: Oscillation | None = None,
+        *,
+        gradients: int | Int[Array, ""] = 1,
+        hvps: int | Int[Array, ""] = 0,
+        third_derivatives: int | Int[Array, ""] = 0,
+        solved: bool | Bool[Array, ""] = True,
+        extra: dict[str, Float[Array, ""]] | None = None,
+    ) -> StepInfo:
+        """What a step from here reports.
+
+        Parameters
+        ----------
+        oscillation
+            None for a flow without any.
+        gradients, hvps, third_derivatives
+            Evaluations spent, Hessian-vector products beyond those of the eigenpairs.
+        solved
+            Whether the flow's own equations were solved.
+        extra
+            As in :class:`StepInfo`.
+        """
+        return StepInfo(
+            linear=self.linear,
+            pairs=self.pairs._replace(hvps=self.pairs.hvps + hvps),
+            preconditioner=self.d,
+            oscillation=calm(self.linear, len(self.pairs.values)) if oscillation is None else oscillation,
+            gradients=jnp.asarray(gradients, jnp.int32),
+            third_derivatives=jnp.asarray(third_derivatives, jnp.int32),
+            status=status_of(self.pairs, self.d, solved),
+            extra=extra,
+        )
+
+
+def linearise(
+    optimizer: UpdateMap,
+    eigs: EigsOptions,
+    problem: Problem,
+    state: FlowState,
+    counters: Any,
+    iterations: Int[Array, ""],
+) -> Linearised:
+    """How each step starts: the loss around the weights, the optimizer's D at the step to come, the eigenpairs.
+
+    Parameters
+    ----------
+    optimizer, eigs
+        As the stepper has them.
+    problem, state, counters, iterations
+        As in :meth:`Stepper.__call__`.
+    """
+    linear = problem.linearize(state.weights)
+    d, response = optimizer.linear_response(optimizer.upcoming(state.optimizer, counters))
+    return Linearised(
+        linear=linear,
+        d=d,
+        root=jnp.sqrt(d),
+        response=response,
+        pairs=follow(linear, d, eigs, state, iterations),
+        before=with_counters(optimizer, state.optimizer, counters),
+    )
+
+
+def follow(
+    linear: Linearization, d: Array, eigs: EigsOptions, state: FlowState, iterations: Int[Array, ""]
+) -> RitzPairs:
+    """Eigenpairs of D^½ H D^½ from those of the step before; without oscillation only the largest is wanted."""
+    return track(
+        preconditioned(linear.hvp, d),
+        state.vectors,
+        above=jnp.where(state.oscillates, eigs.track_above, jnp.inf),
+        critical=eigs.critical_above,
+        tolerance=eigs.tolerance,
+        max_iterations=iterations,
+    )
+
+
+def calm(linear: Linearization, block: int) -> Oscillation:
+    """No oscillation: the averages are the values at the weights."""
+    zero = jnp.zeros((), linear.gradient.dtype)
+    return Oscillation(
+        x=jnp.zeros((block, block), zero.dtype),
+        loss=linear.loss,
+        grad_norm_sq=linear.gradient @ linear.gradient,
+        gradient_variance=jnp.zeros_like(linear.gradient),
+        residual=zero,
+    )
+
+
 class End(NamedTuple):
     """Loss and gradient at one end of an oscillation."""
 
@@ -118,22 +248,15 @@ class End(NamedTuple):
     gradient: Float[Array, " params"]
 
 
-def between(
-    linear: Linearization,
-    pairs: RitzPairs,
-    d: Array,
-    rod: Float[Array, " params"],
-    plus: End,
-    minus: End,
-) -> Oscillation:
+def between(here: Linearised, rod: Float[Array, " params"], plus: End, minus: End) -> Oscillation:
     """An oscillation between the two points w ± ``rod``: its averages are means of two, not Taylor expansions."""
-    y = gram(pairs.vectors / jnp.sqrt(d), rod[None])[:, 0]
+    y = gram(here.pairs.vectors / jnp.sqrt(here.d), rod[None])[:, 0]
     squares = (plus.gradient**2 + minus.gradient**2) / 2
     return Oscillation(
         x=y[:, None] * y,
         loss=(plus.loss + minus.loss) / 2,
         grad_norm_sq=jnp.sum(squares),
-        gradient_variance=squares - linear.gradient**2,
+        gradient_variance=squares - here.linear.gradient**2,
         residual=jnp.zeros((), rod.dtype),
     )
 

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import preconditioned, track
-from ..optimizers.update_map import UpdateMap
-from ..problem import Problem
-from .base import End, FlowState, FlowStep, between, status_of, with_counters
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.flows.base import End, FlowState, StepInfo, between, linearise
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.problem import Problem
 
 
 class Swing(NamedTuple):
@@ -43,19 +43,17 @@ class EdgeStepper(eqx.Module):
     ----------
     optimizer
         Gradient descent, perhaps with weight decay or a schedule.
+    eigs
+        How eigenvalues are tracked.
     dt
         Part of an optimizer step.
-    track_above, critical_above, tolerance
-        As in :class:`cflow_cli.options.EigsOptions`.
     floor
         Smallest amplitude.
     """
 
     optimizer: UpdateMap
+    eigs: EigsOptions = eqx.field(static=True)
     dt: float = eqx.field(static=True)
-    track_above: float = eqx.field(static=True)
-    critical_above: float = eqx.field(static=True)
-    tolerance: float = eqx.field(static=True)
     floor: float = eqx.field(static=True)
 
     def start(self, weights: Float[Array, " params"], block: int) -> Swing:
@@ -64,38 +62,20 @@ class EdgeStepper(eqx.Module):
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
-    ) -> tuple[FlowState, FlowStep]:
+    ) -> tuple[FlowState, StepInfo]:
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
         w = state.weights
-        linear = problem.linearize(w)
-        d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
-        pairs = track(
-            preconditioned(linear.hvp, d),
-            state.vectors,
-            above=self.track_above,
-            critical=self.critical_above,
-            tolerance=self.tolerance,
-            max_iterations=iterations,
-        )
-        before = with_counters(self.optimizer, state.optimizer, counters)
+        here = linearise(self.optimizer, self.eigs, problem, state, counters, iterations)
         direction, amplitude = state.memory
-        u = jnp.where(jnp.any(direction != 0), direction, pairs.vectors[0])
+        u = jnp.where(jnp.any(direction != 0), direction, here.pairs.vectors[0])
         rod = amplitude * u
         plus, minus = (End(*jax.value_and_grad(problem.loss)(w + s * rod)) for s in (1.0, -1.0))
-        after, delta = self.optimizer(before, (plus.gradient + minus.gradient) / 2, w)
+        after, delta = self.optimizer(here.before, (plus.gradient + minus.gradient) / 2, w)
 
-        hu = d * linear.hvp(u[None])[0]
+        hu = here.d * here.linear.hvp(u[None])[0]
         sharpness = u @ hu
         turned = u + self.dt * (hu - sharpness * u)
         grown = jnp.maximum(amplitude * jnp.exp(self.dt * (sharpness - 2)), self.floor)
-        found = FlowStep(
-            linear=linear,
-            pairs=pairs._replace(hvps=pairs.hvps + 1),
-            preconditioner=d,
-            oscillation=between(linear, pairs, d, rod, plus, minus),
-            gradients=jnp.asarray(3, jnp.int32),
-            third_derivatives=jnp.zeros((), jnp.int32),
-            status=status_of(pairs, d),
-        )
+        info = here.info(between(here, rod, plus, minus), gradients=3, hvps=1)
         swing = Swing(turned / jnp.linalg.norm(turned), grown.astype(w.dtype))
-        return FlowState(w + self.dt * delta, after, pairs.ahead, state.x, state.oscillates, swing), found
+        return FlowState(w + self.dt * delta, after, here.pairs.ahead, state.x, state.oscillates, swing), info

@@ -22,23 +22,32 @@ low-rank multipliers (the unit vectors with s_i are derived here).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature.block import combine, gram, random_rows, track
+from cflow_cli.curvature.block import combine, gram, random_rows, track
 
-_INNER = 8
-_LINE_SEARCH = 12
+# Steps of L-BFGS between two looks at the top eigenvectors: a look costs as much as two steps or more, but only it
+# finds a column that V lacks.
+_STEPS_PER_LOOK = 8
+# Trials of its line search: so many bisections leave a 4,000th of an interval, and more would chase rounding.
+_MOST_TRIALS = 12
+# Steps it remembers: optax's default.
 _MEMORY = 10
+# Each P_i is at least this part of the tolerance, times the mean of P: tr P grows by a twentieth of the allowed gap.
 _FLOOR = 0.05
+# Expansions the eigensolver may use in a look; one that is cut short is continued by the next look.
+_EIGEN_ITERATIONS = 30
+# With a gap of half the value the multipliers of a guess say nothing about P, which then stays.
+_WORST_GAP_TO_TRUST = 0.5
 
 
-class Start(NamedTuple):
-    """Where a solution starts from, and what the next one starts from.
+class Guess(NamedTuple):
+    """Where a solution starts from, and in its turn what the next one starts from.
 
     Parameters
     ----------
@@ -82,21 +91,21 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""]
 
 
-def start(key: Array, rank: int, p: Float[Array, " params"]) -> Start:
+def random_guess(key: Array, rank: int, p: Float[Array, " params"]) -> Guess:
     """A random start near a guess of P."""
     n = p.shape[0]
     unit = jax.random.normal(key, (rank + 1, n), p.dtype)
     rows = random_rows(jax.random.fold_in(key, 1), rank, n, p.dtype)
-    return Start(unit / jnp.linalg.norm(unit, axis=0), p, rows)
+    return Guess(_normalise(unit), p, rows)
 
 
 def solve(
     hvp: Callable[[Float[Array, "rank params"]], Float[Array, "rank params"]],
     c: Float[Array, " params"],
-    guess: Start,
+    guess: Guess,
     tolerance: float,
     max_rounds: int = 60,
-) -> tuple[Solution, Start]:
+) -> tuple[Solution, Guess]:
     """Solve min tr P + Σ c²/P over diagonal P with H ⪯ 2P.
 
     Parameters
@@ -106,7 +115,7 @@ def solve(
     c
         |∇L|/η, or zeros for the program without its second term; shape (n,).
     guess
-        From :func:`start` or from the solution nearby.
+        From :func:`random_guess` or from the solution nearby.
     tolerance
         Of the relative gap.
     max_rounds
@@ -117,29 +126,64 @@ def solve(
     A weight on which neither gradient nor curvature acts has P_i = 0; it is kept at a small part of the mean, which
     the gap accounts for.
     """
-    rank = guess.vectors.shape[0]
-    tiny = jnp.finfo(c.dtype).tiny
+    program = _Program(hvp, c, tolerance)
 
-    def unit(y: Float[Array, "rank_plus_1 params"]) -> Float[Array, "rank_plus_1 params"]:
-        return y / jnp.linalg.norm(y, axis=0)
+    def unfinished(at: _Round) -> Bool[Array, ""]:
+        return ~at.solution.converged & (at.rounds <= max_rounds)
 
-    def floored(p: Float[Array, " params"]) -> Float[Array, " params"]:
-        return jnp.maximum(p, _FLOOR * tolerance * jnp.mean(jnp.abs(p)) + tiny)
+    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), c.dtype)
+    nothing = jnp.zeros_like(guess.vectors)
+    unknown = Solution(guess.p, nothing, nothing, one, zero, jnp.asarray(False))
+    first = _Round(guess.unit, guess.vectors, unknown, 2 * one, zero, zero)
+    last = jax.lax.while_loop(unfinished, program.improve, first)
+    return last.solution._replace(hvps=last.spent), Guess(last.unit, last.solution.p, last.vectors)
 
-    def ascend(u: Array, p: Array) -> tuple[Array, Array]:
-        """Some steps of L-BFGS from u with the metric P; the new u, and Hessian-vector products spent."""
-        size = jnp.sum(p)
+
+class _Round(NamedTuple):
+    """Where the iteration stands: as in :class:`Guess` and :class:`Solution`, the highest eigenvalue, and costs."""
+
+    unit: Float[Array, "rank_plus_1 params"]
+    vectors: Float[Array, "rank params"]
+    solution: Solution
+    highest: Float[Array, ""]
+    spent: Int[Array, ""]
+    rounds: Int[Array, ""]
+
+
+class _Program(NamedTuple):
+    """The dual program and the steps of its solution."""
+
+    hvp: Callable[[Float[Array, "rank params"]], Float[Array, "rank params"]]
+    c: Float[Array, " params"]
+    tolerance: float
+
+    def improve(self, at: _Round) -> _Round:
+        """One round; the first only looks, as the guess may be good enough."""
+        unit, cost = jax.lax.cond(
+            at.rounds > 0,
+            lambda: self.ascend(
+                _with_eigenvector(at.unit, at.solution.p, at.vectors[0], at.highest), at.solution.p
+            ),
+            lambda: (at.unit, jnp.zeros((), jnp.int32)),
+        )
+        now, vectors, highest = self.examine(unit, at.vectors)
+        now = now._replace(p=jnp.where(now.gap < _WORST_GAP_TO_TRUST, now.p, at.solution.p))
+        return _Round(unit, vectors, now, highest, at.spent + cost + now.hvps, at.rounds + 1)
+
+    def ascend(self, unit: Array, p: Array) -> tuple[Array, Int[Array, ""]]:
+        """Some steps of L-BFGS from the unit vectors with the metric P; the new ones, and products spent."""
+        size, rank = jnp.sum(p), len(unit) - 1
 
         def value(y: Array) -> Array:
-            x = unit(y)
+            x = _normalise(y)
             v = x[:rank]
             # ½ tr(VᵀHV) with its gradient HV, for one product per column and no third derivatives.
             fixed = jax.lax.stop_gradient(v)
-            products = jax.lax.stop_gradient(hvp(fixed))
+            products = jax.lax.stop_gradient(self.hvp(fixed))
             quadratic = jnp.sum((v - fixed / 2) * products)
-            return -(quadratic + 2 * c @ x[rank]) / size
+            return -(quadratic + 2 * self.c @ x[rank]) / size
 
-        search = optax.scale_by_zoom_linesearch(_LINE_SEARCH, initial_guess_strategy="one")
+        search = optax.scale_by_zoom_linesearch(_MOST_TRIALS, initial_guess_strategy="one")
         method = optax.lbfgs(memory_size=_MEMORY, linesearch=search)
         value_and_grad = optax.value_and_grad_from_state(value)
 
@@ -150,23 +194,24 @@ def solve(
             spent = spent + state[-1].info.num_linesearch_steps.astype(jnp.int32)
             return optax.apply_updates(y, moves), state, spent
 
-        y = u * jnp.sqrt(p / size)
+        y = unit * jnp.sqrt(p / size)
         none = jnp.zeros((), jnp.int32)
-        y, _, spent = jax.lax.fori_loop(0, _INNER, body, (y, method.init(y), none))
-        return unit(y), (spent + 1) * rank
+        y, _, spent = jax.lax.fori_loop(0, _STEPS_PER_LOOK, body, (y, method.init(y), none))
+        return _normalise(y), (spent + 1) * rank
 
-    def examine(u: Array, vectors: Array) -> tuple[Solution, Array, Array]:
-        """P of the unit vectors, the gap, and the top eigenvectors of P^{-½} H P^{-½}."""
-        v, s = u[:rank], u[rank]
-        products = hvp(v)
-        p = floored((jnp.sum(v * products, axis=0) + 2 * c * s) / 2)
+    def examine(self, unit: Array, vectors: Array) -> tuple[Solution, Array, Array]:
+        """P of the unit vectors with its gap, and the top eigenvectors and the highest value of P^{-½} H P^{-½}."""
+        c, rank = self.c, len(unit) - 1
+        v, s = unit[:rank], unit[rank]
+        products = self.hvp(v)
+        p = self._floor((jnp.sum(v * products, axis=0) + 2 * c * s) / 2)
         root = jnp.sqrt(p)
         pairs = track(
-            lambda rows: hvp(rows / root) / root,
+            lambda rows: self.hvp(rows / root) / root,
             vectors,
             above=jnp.inf,
-            tolerance=max(tolerance, 1e-4),
-            max_iterations=30,
+            tolerance=max(self.tolerance, 1e-4),
+            max_iterations=_EIGEN_ITERATIONS,
         )
         feasible = p * jnp.maximum(1, pairs.values[0] / 2)
         dual = jnp.sum(v * products) / 2 + 2 * c @ s
@@ -174,40 +219,26 @@ def solve(
         # Rounding, and a λ_max that is not fully converged, may make it negative.
         gap = jnp.maximum((primal - dual) / primal, 0)
         spent = pairs.hvps + rank
-        return Solution(feasible, v, products, gap, spent, gap <= tolerance), pairs.vectors, pairs.values[0]
+        solution = Solution(feasible, v, products, gap, spent, gap <= self.tolerance)
+        return solution, pairs.vectors, pairs.values[0]
 
-    def escape(u: Array, p: Array, vectors: Array, highest: Array) -> Array:
-        """Put the top eigenvector in the place of the weakest column, if V misses it."""
-        v = u[:rank]
-        weighted = v * jnp.sqrt(p)
-        _, basis = jnp.linalg.eigh(gram(weighted, weighted))
-        turned = combine(basis.T, v)
-        new = vectors[0] / jnp.sqrt(p)
-        # As small as the violation: near the solution it is that of an iteration still under way.
-        size = jnp.sqrt(jnp.clip(highest / 2 - 1, 0, 1))
-        new = jnp.clip(size / 3 * new / jnp.sqrt(jnp.mean(new**2)), -1, 1)
-        return unit(u.at[:rank].set(turned.at[0].add(new)))
+    def _floor(self, p: Float[Array, " params"]) -> Float[Array, " params"]:
+        tiny = jnp.finfo(p.dtype).tiny
+        return jnp.maximum(p, _FLOOR * self.tolerance * jnp.mean(jnp.abs(p)) + tiny)
 
-    def go_on(carry: tuple[Any, ...]) -> Array:
-        return ~carry[2].converged & (carry[-1] <= max_rounds)
 
-    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        u, vectors, found, highest, spent, rounds = carry
-        # The first look may find the guess good enough.
-        u, cost = jax.lax.cond(
-            rounds > 0,
-            lambda: ascend(escape(u, found.p, vectors, highest), found.p),
-            lambda: (u, jnp.zeros((), jnp.int32)),
-        )
-        now, vectors, highest = examine(u, vectors)
-        # The multipliers of a far guess say nothing about P.
-        now = now._replace(p=jnp.where(now.gap < 0.5, now.p, found.p))
-        return u, vectors, now, highest, spent + cost + now.hvps, rounds + 1
+def _normalise(y: Float[Array, "rank_plus_1 params"]) -> Float[Array, "rank_plus_1 params"]:
+    return y / jnp.linalg.norm(y, axis=0)
 
-    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), c.dtype)
-    nothing = jnp.zeros_like(guess.vectors)
-    unknown = Solution(guess.p, nothing, nothing, one, zero, jnp.asarray(False))
-    u, vectors, found, _, spent, _ = jax.lax.while_loop(
-        go_on, body, (guess.unit, guess.vectors, unknown, 2 * one, zero, zero)
-    )
-    return found._replace(hvps=spent), Start(u, found.p, vectors)
+
+def _with_eigenvector(unit: Array, p: Array, vector: Array, highest: Array) -> Array:
+    """The top eigenvector of P^{-½} H P^{-½} put in the place of the weakest column, if V misses it."""
+    v = unit[:-1]
+    weighted = v * jnp.sqrt(p)
+    _, basis = jnp.linalg.eigh(gram(weighted, weighted))
+    turned = combine(basis.T, v)
+    new = vector / jnp.sqrt(p)
+    # As small as the violation: near the solution it is that of an iteration still under way.
+    size = jnp.sqrt(jnp.clip(highest / 2 - 1, 0, 1))
+    new = jnp.clip(size / 3 * new / jnp.sqrt(jnp.mean(new**2)), -1, 1)
+    return _normalise(unit.at[:-1].set(turned.at[0].add(new)))

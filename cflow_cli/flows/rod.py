@@ -28,20 +28,31 @@ joint space of weights and first moment).
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..curvature.block import combine, gram, preconditioned, track
-from ..optimizers.update_map import EVEN, ODD, UpdateMap
-from ..problem import Problem
-from .base import End, FlowState, FlowStep, between, status_of, with_counters
+from cflow_cli.curvature.block import combine, gram
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.flows.base import End, FlowState, Linearised, StepInfo, between, linearise
+from cflow_cli.optimizers.classify import EVEN, ODD
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.problem import Problem
 
 # Weights first, then the momenta in the order of the state's leaves.
 Phase = tuple[Float[Array, " params"], ...]
+
+
+class Moved(NamedTuple):
+    """One step of the optimizer from a point z: G(z), its state after, and loss and gradient at z."""
+
+    change: Phase
+    after: Any
+    end: End
 
 
 class RodStepper(eqx.Module):
@@ -51,17 +62,15 @@ class RodStepper(eqx.Module):
     ----------
     optimizer
         The update map G.
+    eigs
+        How eigenvalues are tracked; the rod takes up the drift along those above its ``track_above``.
     dt
         Part of an optimizer step, at most ½.
-    track_above, critical_above, tolerance
-        As in :class:`cflow_cli.options.EigsOptions`.
     """
 
     optimizer: UpdateMap
+    eigs: EigsOptions = eqx.field(static=True)
     dt: float = eqx.field(static=True)
-    track_above: float = eqx.field(static=True)
-    critical_above: float = eqx.field(static=True)
-    tolerance: float = eqx.field(static=True)
 
     def start(self, weights: Float[Array, " params"], block: int) -> Phase:
         """A rod of no length: the drift along the critical directions seeds it, as it does the optimizer's."""
@@ -69,78 +78,66 @@ class RodStepper(eqx.Module):
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
-    ) -> tuple[FlowState, FlowStep]:
+    ) -> tuple[FlowState, StepInfo]:
         """Take one sub-step; see :class:`cflow_cli.flows.base.Stepper`."""
-        w, rod = state.weights, state.memory
-        linear = problem.linearize(w)
-        d, _ = self.optimizer.linear_response(self.optimizer.upcoming(state.optimizer, counters))
-        root = jnp.sqrt(d)
-        pairs = track(
-            preconditioned(linear.hvp, d),
-            state.vectors,
-            above=self.track_above,
-            critical=self.critical_above,
-            tolerance=self.tolerance,
-            max_iterations=iterations,
-        )
-        before = with_counters(self.optimizer, state.optimizer, counters)
-        leaves, parity = jax.tree.leaves(before), self.optimizer.parity
-        z = (w, *(x for x, p in zip(leaves, parity, strict=True) if p == ODD))
-
-        def move(z: Phase) -> tuple[Phase, tuple[list[Array], End]]:
-            """G(z); the new state leaves, loss and gradient on the way."""
-            weights, momenta = z[0], iter(z[1:])
-            here = [next(momenta) if p == ODD else x for x, p in zip(leaves, parity, strict=True)]
-            end = End(*jax.value_and_grad(problem.loss)(weights))
-            new, delta = self.optimizer(
-                jax.tree.unflatten(jax.tree.structure(before), here), end.gradient, weights
-            )
-            after = jax.tree.leaves(new)
-            moved = (a - x for a, x, p in zip(after, here, parity, strict=True) if p == ODD)
-            return (delta, *moved), (after, end)
-
-        def ends(z: Phase) -> tuple[Phase, Phase]:
-            return _plus(z, rod, 1.0), _plus(z, rod, -1.0)
+        here = linearise(self.optimizer, self.eigs, problem, state, counters, iterations)
+        rod = state.memory
+        move = partial(self._move, problem, here.before)
+        z = (state.weights, *self._momenta(here.before))
 
         def drift(z: Phase) -> Phase:
-            up, down = ends(z)
-            return _mean(move(up)[0], move(down)[0])
+            return _mean(move(_plus(z, rod, 1.0)).change, move(_plus(z, rod, -1.0)).change)
 
-        up, down = ends(z)
-        (forward, (leaves_up, plus)), (backward, (leaves_down, minus)) = move(up), move(down)
-        a, b = _mean(forward, backward), _mean(forward, tuple(-x for x in backward))
+        forward, backward = move(_plus(z, rod, 1.0)), move(_plus(z, rod, -1.0))
+        a = _mean(forward.change, backward.change)
+        b = _mean(forward.change, tuple(-x for x in backward.change))
         bending = jax.jvp(drift, (z,), (a,))[1]
         new_z = _plus(_plus(z, a, self.dt), bending, -self.dt / 2)
+        new_rod = self._stretched(rod, self._seed(here, a), b, here.root)
+        after = self._averaged(here.before, new_z[1:], forward.after, backward.after)
+        # The bending of the drift takes a Hessian-vector product at either end, and their gradients again.
+        info = here.info(between(here, rod[0], forward.end, backward.end), gradients=5, hvps=2)
+        return FlowState(new_z[0], after, here.pairs.ahead, state.x, state.oscillates, new_rod), info
 
-        u, covectors = pairs.vectors * root, pairs.vectors / root
-        tracked = (pairs.values > self.track_above).astype(w.dtype)
-        seed = (
-            combine(gram(a[0][None], covectors) * tracked, u)[0],
-            # Momenta live where gradients do, in the dual of the weights.
-            *(combine(gram(m[None], u) * tracked, covectors)[0] for m in a[1:]),
+    def _momenta(self, state: Any) -> list[Array]:
+        return [x for x, p in zip(jax.tree.leaves(state), self.optimizer.parity, strict=True) if p == ODD]
+
+    def _move(self, problem: Problem, before: Any, z: Phase) -> Moved:
+        """A step of the optimizer from z, with the second moments and counters of ``before``."""
+        weights, momenta = z[0], iter(z[1:])
+        here = [
+            next(momenta) if p == ODD else x
+            for x, p in zip(jax.tree.leaves(before), self.optimizer.parity, strict=True)
+        ]
+        end = End(*jax.value_and_grad(problem.loss)(weights))
+        after, delta = self.optimizer(
+            jax.tree.unflatten(jax.tree.structure(before), here), end.gradient, weights
         )
-        new_rod = self._stretched(rod, seed, b, root)
+        changes = (new - old for new, old in zip(self._momenta(after), z[1:], strict=True))
+        return Moved((delta, *changes), after, end)
 
-        momenta, after = iter(new_z[1:]), []
-        for x, p, x_up, x_down in zip(leaves, parity, leaves_up, leaves_down, strict=True):
+    def _seed(self, here: Linearised, drift: Phase) -> Phase:
+        """Of the drift the part along tracked directions, which the rod takes up."""
+        u, covectors = here.pairs.vectors * here.root, here.pairs.vectors / here.root
+        tracked = (here.pairs.values > self.eigs.track_above).astype(u.dtype)
+        return (
+            combine(gram(drift[0][None], covectors) * tracked, u)[0],
+            # Momenta live where gradients do, in the dual of the weights.
+            *(combine(gram(m[None], u) * tracked, covectors)[0] for m in drift[1:]),
+        )
+
+    def _averaged(self, before: Any, momenta: Phase, up: Any, down: Any) -> Any:
+        """The optimizer's state after the step: momenta as given, second moments from the mean of both ends."""
+        given, after = iter(momenta), []
+        leaves = (jax.tree.leaves(state) for state in (before, up, down))
+        for p, x, x_up, x_down in zip(self.optimizer.parity, *leaves, strict=True):
             if p == ODD:
-                after.append(next(momenta))
+                after.append(next(given))
             elif p == EVEN:
                 after.append(x + self.dt * ((x_up + x_down) / 2 - x))
             else:
                 after.append(x_up)
-        optimizer = jax.tree.unflatten(jax.tree.structure(before), after)
-        found = FlowStep(
-            linear=linear,
-            # The bending of the drift takes a Hessian-vector product at either end, and their gradients again.
-            pairs=pairs._replace(hvps=pairs.hvps + 2),
-            preconditioner=d,
-            oscillation=between(linear, pairs, d, rod[0], plus, minus),
-            gradients=jnp.asarray(5, jnp.int32),
-            third_derivatives=jnp.zeros((), jnp.int32),
-            status=status_of(pairs, d),
-        )
-        return FlowState(new_z[0], optimizer, pairs.ahead, state.x, state.oscillates, new_rod), found
+        return jax.tree.unflatten(jax.tree.structure(before), after)
 
     def _stretched(self, rod: Phase, seed: Phase, b: Phase, root: Array) -> Phase:
         """Best approximation of rank one to (1 − 2dt)δδᵀ + ½dt(aaᵀ + bbᵀ), from the Gram matrix of its dyads."""

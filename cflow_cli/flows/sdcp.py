@@ -1,11 +1,12 @@
 """Semidefinite complementarity problems: the covariance of the oscillation from its three conditions.
 
-Find symmetric X with   0 ⪯ X  ⟂  S = 𝒜 + ℬ[X] ⪰ 0   for a small matrix 𝒜 and a monotone linear operator ℬ.
+Find symmetric X with   0 ⪯ X  ⟂  S = α + β[X] ⪰ 0   for a small matrix α and a monotone linear operator β,
+in the notation of Cohen et al., arXiv:2410.24206.
 
 Solved by a semismooth Newton method on Z = X − S: with Π the projection on the positive semidefinite cone, X = Π(Z)
 and S = Π(−Z) satisfy cone membership and complementarity for every Z, and the one remaining equation
-Π(Z) − Z − 𝒜 − ℬ[Π(Z)] = 0 is solved in a few iterations, one if all candidates oscillate. Should Newton's method
-stall, Douglas–Rachford splitting, which converges for every monotone ℬ, brings it to a new start.
+Π(Z) − Z − α − β[Π(Z)] = 0 is solved in a few iterations, one if all candidates oscillate. Should Newton's method
+stall, Douglas–Rachford splitting, which converges for every monotone β, brings it to a new start.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ Sym = Float[Array, "k k"]
 Packed = Float[Array, " pairs"]
 Operator = Float[Array, "pairs pairs"]
 
-_NEWTON = 30
-_SPLITTING = 500
+# Newton's method takes a few steps where it converges; after so many it has stalled.
+_NEWTON_STEPS = 30
+# Splitting converges linearly: so many steps, each a small eigendecomposition, bring Newton's method into its basin.
+_SPLITTING_STEPS = 500
 
 
 class Sdcp(NamedTuple):
@@ -61,7 +64,7 @@ def pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sizes(k: int) -> np.ndarray:
-    """What entries are multiplied by where packed: √2 off the diagonal, for there they count twice."""
+    """What entries are multiplied by where packed: √2 off the diagonal, where they count twice."""
     i, j = pairs(k)
     return np.where(i == j, 1.0, np.sqrt(2.0))
 
@@ -106,7 +109,7 @@ def _projection_derivative(values: Float[Array, " k"], basis: Sym) -> Operator:
     return jax.vmap(apply, out_axes=1)(jnp.eye(k * (k + 1) // 2, dtype=values.dtype))
 
 
-def monotone(operator: Operator, floor: float = 1e-6) -> Operator:
+def make_monotone(operator: Operator, floor: float = 1e-6) -> Operator:
     """The operator with the eigenvalues of its symmetric part raised to at least ``floor`` of the largest."""
     symmetric = (operator + operator.T) / 2
     values, basis = jnp.linalg.eigh(symmetric)
@@ -115,37 +118,37 @@ def monotone(operator: Operator, floor: float = 1e-6) -> Operator:
     return operator + lift
 
 
-def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
-    """Solve 0 ⪯ X ⟂ 𝒜 + ℬ[X] ⪰ 0 for monotone ℬ.
+def solve(alpha: Sym, beta: Operator, guess: Sym) -> Sdcp:
+    """Solve 0 ⪯ X ⟂ α + β[X] ⪰ 0 for monotone β.
 
     Parameters
     ----------
-    a
-        𝒜, shape (k, k).
-    operator
-        ℬ in the coordinates of :func:`pack`; shape (k(k+1)/2,) twice.
+    alpha
+        α, shape (k, k).
+    beta
+        β in the coordinates of :func:`pack`; shape (k(k+1)/2,) twice.
     guess
         Starting X, for instance that of the step before.
 
     Notes
     -----
-    Directions are scaled by T with X = T X̂ T such that ℬ̂ has unit diagonal on the k pairs (i, i), and the whole by
-    max|𝒜̂_ii|, so that the tolerance means the same over the ten decades the raw entries span.
+    Directions are scaled by T with X = T X̂ T such that β̂ has unit diagonal on the k pairs (i, i), and the whole by
+    max|α̂_ii|, so that the tolerance means the same over the ten decades the raw entries span.
     """
-    k, dtype = a.shape[0], a.dtype
+    k, dtype = alpha.shape[0], alpha.dtype
     i, j = pairs(k)
     tiny = jnp.finfo(dtype).tiny
-    diagonal, drive = jnp.diag(operator)[i == j], jnp.maximum(jnp.abs(jnp.diag(a)), tiny)
+    diagonal, drive = jnp.diag(beta)[i == j], jnp.maximum(jnp.abs(jnp.diag(alpha)), tiny)
     moves = diagonal > 0
     t = jnp.where(moves, diagonal, 1) ** -0.25
     size = jnp.max(jnp.where(moves, drive * t**2, 0))
     size = jnp.where(size > 0, size, 1)
-    # A direction that X does not move (ℬ is zero there) only has to stay in scale.
+    # A direction that X does not move (β is zero there) only has to stay in scale.
     t = jnp.where(moves, t, jnp.sqrt(size / drive))
-    a_hat = a * t[:, None] * t[None, :]
+    alpha_hat = alpha * t[:, None] * t[None, :]
     pair_scale = t[i] * t[j]
-    b = monotone(operator * pair_scale[:, None] * pair_scale[None, :])
-    target = pack(a_hat / size)
+    b = make_monotone(beta * pair_scale[:, None] * pair_scale[None, :])
+    target = pack(alpha_hat / size)
     tol = tolerance(dtype)
 
     def error(z: Packed) -> Point:
@@ -163,10 +166,10 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
             best = jnp.argmin(jnp.where(jnp.isfinite(trial.norm), trial.norm, jnp.inf))
             return jax.tree.map(lambda a: a[best], trial), n + 1
 
-        def go_on(carry: tuple[Point, Array]) -> Array:
-            return ~(carry[0].norm <= tol / 10) & (carry[1] < _NEWTON)
+        def unsolved(carry: tuple[Point, Array]) -> Array:
+            return ~(carry[0].norm <= tol / 10) & (carry[1] < _NEWTON_STEPS)
 
-        return jax.lax.while_loop(go_on, body, (start, jnp.zeros((), jnp.int32)))[0]
+        return jax.lax.while_loop(unsolved, body, (start, jnp.zeros((), jnp.int32)))[0]
 
     def split(z: Packed) -> Packed:
         resolvent = jnp.linalg.inv(jnp.eye(len(z), dtype=dtype) + b)
@@ -175,7 +178,7 @@ def solve(a: Sym, operator: Operator, guess: Sym) -> Sdcp:
             x = pack(_project(unpack(z, k))[0])
             return z + resolvent @ (2 * x - z - target) - x
 
-        return jax.lax.fori_loop(0, _SPLITTING, body, jnp.where(jnp.all(jnp.isfinite(z)), z, 0))
+        return jax.lax.fori_loop(0, _SPLITTING_STEPS, body, jnp.where(jnp.all(jnp.isfinite(z)), z, 0))
 
     def attempt(carry: tuple[Packed, Packed, Array, Array]) -> tuple[Packed, Packed, Array, Array]:
         z, _, _, n = carry

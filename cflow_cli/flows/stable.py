@@ -6,7 +6,7 @@ gradient and a step of dt = 1 is one of the optimizer. Above it a single gradien
 taken with a Runge–Kutta–Chebyshev method, stable up to S_eff ≈ 1.93 s² with s gradients.
 
 It is the central flow with X = 0 (:mod:`cflow_cli.flows.central`), and the two agree to the bit where neither has a
-critical direction, for they are stepped by the same compiled program.
+critical direction, because they are stepped by the same compiled program.
 
 Sources: Cohen et al., arXiv:2410.24206, sections 3–5 (stable flows); van der Houwen & Sommeijer, ZAMM 60 (1980), for
 the Chebyshev recursion.
@@ -18,10 +18,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..problem import Problem
+from cflow_cli.problem import Problem
 
+# ε of the recursion: the usual one; it makes every mode decay and costs 3 % of the reach.
 _DAMPING = 0.05
+# Stages are chosen as if S_eff were this much larger, because it grows within the step.
 _MARGIN = 1.1
+# Stable up to S_eff ≈ 19,000, which no run reaches: flows stop at eigs.max_sharpness, 100 by default.
 _MOST_STAGES = 100
 
 
@@ -50,7 +53,7 @@ def mean_gradient(
     angle = jnp.arccosh(w0)
     w1 = jnp.cosh(s * angle) / (s * jnp.sinh(s * angle)) * jnp.sqrt(w0**2 - 1)
 
-    def body(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def recur(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         older, old, t_older, t_old = carry
         t = 2 * w0 * t_old - t_older
         move = -dt * d * problem.gradient(old)
@@ -59,7 +62,7 @@ def mean_gradient(
 
     def several(gradient: Array) -> Array:
         first = w - w1 / w0 * dt * d * gradient
-        _, end, _, _ = jax.lax.fori_loop(1, stages, body, (w, first, jnp.ones((), dtype), w0.astype(dtype)))
+        _, end, _, _ = jax.lax.fori_loop(1, stages, recur, (w, first, jnp.ones((), dtype), w0.astype(dtype)))
         return (w - end) / (d * dt)
 
     return jax.lax.cond(stages > 1, several, lambda g: g, gradient)

@@ -17,8 +17,9 @@ and the gradient itself are zero, leaves that do not (second moments) keep their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -28,13 +29,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from ..errors import UserError
-from .hyperparameters import constants, with_constants
+from cflow_cli.optimizers.classify import COUNTER, EVEN, ODD, classify
+from cflow_cli.optimizers.hyperparameters import constants, with_constants
 
 State = Any
 Vector = Float[Array, " params"]
-
-ODD, EVEN, COUNTER = "odd", "even", "counter"
 
 
 class UpdateMap(eqx.Module):
@@ -80,10 +79,28 @@ class UpdateMap(eqx.Module):
     @classmethod
     def of(cls, transformation: optax.GradientTransformation, w: Vector) -> UpdateMap:
         """Classify an optax transformation by probing it with random gradients of the size and dtype of ``w``."""
-        built = _classify(cls, transformation, w.shape[0], w.dtype)
+        built = _probed(cls, transformation, w.shape[0], w.dtype)
         # In the precision of the weights: an array of float64 would need it switched on.
-        found = constants(transformation.update, w, transformation.init(w), w)
-        return replace(built, constants=jnp.asarray(found, w.dtype))
+        numbers = constants(transformation.update, w, transformation.init(w), w)
+        return replace(built, constants=jnp.asarray(numbers, w.dtype))
+
+    def _with_response(self, leaves: list[np.ndarray]) -> UpdateMap:
+        """The same map with what its D tells, at a state with these leaves."""
+        structure = jax.tree.structure(jax.eval_shape(self.init, np.zeros(self.size, self.dtype)))
+        d, _ = jax.device_get(
+            jax.jit(lambda leaves: self.linear_response(jax.tree.unflatten(structure, leaves)))(leaves)
+        )
+        if not np.all(np.isfinite(d) & (d > 0)):
+            refusal = (
+                "its update has no positive derivative in the gradient (sign-like or not smooth), "
+                "so D is undefined"
+            )
+            return replace(self, refusal=refusal, separate=False)
+        per_weight = any(
+            p == EVEN and a.shape == (self.size,) for a, p in zip(leaves, self.parity, strict=True)
+        )
+        uniform = not per_weight and bool(np.all(d == d[0]))
+        return replace(self, uniform=uniform, stiffens=not self.adaptive or self._softens_never())
 
     @property
     def adaptive(self) -> bool:
@@ -191,7 +208,7 @@ class UpdateMap(eqx.Module):
             _, (column, out) = jax.jvp(response, (at, zero), (direction, jnp.zeros_like(zero)))
             f_s.append(column)
             u_s.append(out)
-        r = _solve(
+        r = _eliminate(
             [[f_s[j][i] + (i == j) for j in range(len(odd))] for i in range(len(odd))], [-f for f in f_g]
         )
         d = -u_g - sum((u * x for u, x in zip(u_s, r, strict=True)), jnp.zeros_like(zero))
@@ -256,8 +273,28 @@ class UpdateMap(eqx.Module):
             out.append(x + part.astype(x.dtype) * (y - x))
         return jax.tree.unflatten(jax.tree.structure(state), out)
 
+    def _softens_never(self) -> bool:
+        """Whether D falls or stays where an oscillation much smaller than the second moment sets in."""
+        zero = jnp.zeros(self.size, self.dtype)
+        state = self.init(zero)
 
-def _solve(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
+        @jax.jit
+        def response(variance: Array) -> Array:
+            # Second moments of one, and so many steps that of most bias corrections nothing is left.
+            fill = {ODD: 0, EVEN: 1, COUNTER: 1000}
+            leaves = [
+                jnp.full_like(x, fill[p]) for x, p in zip(jax.tree.leaves(state), self.parity, strict=True)
+            ]
+            base = jax.tree.unflatten(jax.tree.structure(state), leaves)
+            _, r = self.linear_response(base)
+            after, _ = self.averaged(base, zero, variance, zero, r)
+            return self.linear_response(after)[0]
+
+        still, oscillating = response(zero), response(zero + 0.1)
+        return bool(jnp.all(oscillating <= still * (1 + 1e-5)))
+
+
+def _eliminate(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
     """Solve one small linear system per coordinate by elimination; entries are (n,) vectors."""
     m, b = [list(row) for row in matrix], list(rhs)
     for i in range(len(b)):
@@ -270,146 +307,14 @@ def _solve(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
     return b
 
 
-def _classify(
+# Six small compilations: a sweep over other keys takes the same optimizer again and again.
+@lru_cache(maxsize=32)
+def _probed(
     cls: type[UpdateMap], transformation: optax.GradientTransformation, size: int, dtype: Any
 ) -> UpdateMap:
-    """Probe an optimizer with a few random gradients: parity of its state, smoothness, coupling of coordinates."""
-    # Compared on the host: each operation outside of a compiled function would be compiled, for tens of milliseconds.
-    rng = np.random.default_rng(0)
-    gradients = rng.standard_normal((4, size)).astype(dtype)
-    w = np.zeros(size, dtype)
-    first = np.arange(size) < (size + 1) // 2
-
-    run = _stepped(transformation)
-    try:
-        plus, minus = run(gradients, w), run(-gradients, w)
-    except Exception as error:
-        raise UserError(
-            f"the optimizer cannot step a flat weight vector ({type(error).__name__}: {error}); "
-            "pass an optax GradientTransformation"
-        ) from error
-
-    refusal = None
-    parity = []
-
-    def close(a: np.ndarray, b: np.ndarray) -> bool:
-        # Relative to the largest entry: Yogi starts its momentum at 1e-6 instead of 0.
-        with np.errstate(all="ignore"):
-            return bool(np.max(np.abs(a - b)) <= 1e-4 * np.max(np.abs(a)))
-
-    for a, b in zip(plus[0], minus[0], strict=True):
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            parity.append(COUNTER)
-        elif close(a, b):
-            parity.append(EVEN)
-        elif close(a, -b) and a.shape == (size,):
-            parity.append(ODD)
-        else:
-            parity.append(EVEN)
-            refusal = (
-                "its state neither keeps nor flips its sign with the gradient (a random or lopsided update)"
-            )
-    if not close(plus[1], -minus[1]):
-        refusal = "its update does not flip its sign with the gradient (a random or lopsided update)"
-
-    shared = any(p == EVEN and a.shape == () for a, p in zip(plus[0], parity, strict=True))
-    if refusal is None and not shared and size > 1:
-        for scale in (1e-3, 1.0, 1e3):
-            probe = (gradients * scale).astype(dtype)
-            moved = np.concatenate([probe[:-1], np.where(first, probe[-1:], 3 * probe[-1:])])
-            before, after = (run(gs, gradients[0])[1] for gs in (probe, moved))
-            if not close(np.where(first, before, 0), np.where(first, after, 0)):
-                refusal = (
-                    "its update mixes coordinates (a norm or a matrix of the gradient), so D is not diagonal"
-                )
-                break
-    if refusal is None:
-        refusal = _shape_dependence(transformation, dtype)
-
-    scheduled = _scheduled(jax.eval_shape(transformation.init, w))
-    built = cls(transformation, size, dtype, tuple(parity), False, refusal, scheduled=scheduled)
-    if refusal is not None:
+    """An optimizer's map, its numbers still to be taken."""
+    seen = classify(transformation, size, dtype)
+    built = cls(transformation, size, dtype, seen.parity, False, seen.refusal, scheduled=seen.scheduled)
+    if seen.refusal is not None:
         return built
-    d, _ = jax.device_get(
-        jax.jit(lambda leaves: built.linear_response(_state_like(transformation, w, leaves)))(plus[0])
-    )
-    if not np.all(np.isfinite(d) & (d > 0)):
-        refusal = "its update has no positive derivative in the gradient (sign-like or not smooth), so D is undefined"
-    per_weight = any(p == EVEN and a.shape == (size,) for a, p in zip(plus[0], parity, strict=True))
-    uniform = not per_weight and refusal is None and bool(np.all(d == d[0]))
-    half = max(size // 2, 1)
-    try:
-        alone = run(gradients[:, :half], w[:half])[1]
-        separate = refusal is None and close(plus[1][:half], alone)
-    except Exception:  # an optimizer that only takes the flat vector of this problem
-        separate = False
-    stiffens = refusal is not None or EVEN not in parity or _stiffens(built)
-    return cls(transformation, size, dtype, tuple(parity), uniform, refusal, stiffens, scheduled, separate)
-
-
-def _stepped(
-    transformation: optax.GradientTransformation,
-) -> Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], np.ndarray]]:
-    """(g_1 … g_m, w) ↦ leaves of the state after steps with these gradients, and the last Δ, on the host."""
-
-    @jax.jit
-    def steps(gs: Array, w: Array) -> tuple[list[Array], Array]:
-        state, delta = transformation.init(w), w
-        for g in gs:
-            delta, state = transformation.update(g, state, w)
-        return jax.tree.leaves(state), delta
-
-    def run(gs: np.ndarray, w: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        found: tuple[list[np.ndarray], np.ndarray] = jax.device_get(steps(gs, w))
-        return found
-
-    return run
-
-
-def _scheduled(state: State) -> tuple[bool, ...]:
-    def is_schedule(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    def mark(node: Any) -> Any:
-        return jax.tree.map(lambda _: is_schedule(node), node)
-
-    return tuple(jax.tree.leaves(jax.tree.map(mark, state, is_leaf=is_schedule)))
-
-
-def _stiffens(update: UpdateMap) -> bool:
-    """Whether D falls or stays where an oscillation much smaller than the second moment sets in."""
-    zero = jnp.zeros(update.size, update.dtype)
-    state = update.init(zero)
-
-    @jax.jit
-    def response(variance: Array) -> Array:
-        fill = {ODD: 0, EVEN: 1, COUNTER: 1000}
-        leaves = [
-            jnp.full_like(x, fill[p]) for x, p in zip(jax.tree.leaves(state), update.parity, strict=True)
-        ]
-        base = jax.tree.unflatten(jax.tree.structure(state), leaves)
-        _, r = update.linear_response(base)
-        after, _ = update.averaged(base, zero, variance, zero, r)
-        return update.linear_response(after)[0]
-
-    still, oscillating = response(zero), response(zero + 0.1)
-    return bool(jnp.all(oscillating <= still * (1 + 1e-5)))
-
-
-def _state_like(transformation: optax.GradientTransformation, w: Any, leaves: list[Array]) -> State:
-    return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(transformation.init, w)), leaves)
-
-
-def _shape_dependence(transformation: optax.GradientTransformation, dtype: Any) -> str | None:
-    """A refusal if the update of a matrix differs from that of its entries in a row (Muon, Shampoo)."""
-    rng = np.random.default_rng(1)
-    gs = rng.standard_normal((2, 4, 4)).astype(dtype)
-
-    run = _stepped(transformation)
-    try:
-        matrix, row = (run(g, np.zeros_like(g[0]))[1] for g in (gs, gs.reshape(2, 16)))
-    except Exception:  # an optimizer that only takes the flat vector of this problem cannot depend on shapes
-        return None
-    if not np.allclose(matrix.reshape(16), row, rtol=1e-3, atol=1e-30):
-        return "it treats a matrix of weights differently from its entries, and cflow steps one flat vector"
-    return None
+    return replace(built, separate=seen.separate)._with_response(seen.leaves)

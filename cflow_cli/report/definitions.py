@@ -7,10 +7,14 @@ than the optimizer itself and its midpoints. A flow has rows from its branch poi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+
+from cflow_cli import records
+from cflow_cli.report.tables import Column
+from cflow_cli.storage import Run
 
 WINDOW = 50
 """Steps the smoothing averages over."""
@@ -41,8 +45,10 @@ def series(metrics: pd.DataFrame, process: str, column: str) -> pd.Series:
     metrics
         The metrics table of a run.
     process, column
-        What to take; empty if the run has no such process.
+        What to take; empty if the run has no such process, or has not measured it.
     """
+    if column not in metrics:
+        return pd.Series(dtype=float, index=pd.Index([], dtype=int))
     # Arrays, not data frames: a report on hundreds of runs takes some ten thousand of these.
     values = metrics[column].to_numpy(float)
     chosen = (metrics["process"] == process).to_numpy() & ~np.isnan(values)
@@ -167,27 +173,15 @@ def distance_ratio(distance: pd.Series, stable: pd.Series) -> float:
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """One column of the report.
+class Quantity(Column):
+    """One column of the report; ``{}`` in its name, heading and meaning stands for a flow.
 
     Parameters
     ----------
-    name
-        As typed on the command line and in CSV and JSON; ``{}`` stands for a flow.
-    heading
-        As shown above the column.
-    kind
-        ``text``, ``count``, ``number``, ``percent`` or ``seconds``; how it is shown.
-    meaning
-        Its definition, in one sentence.
     shown
         Whether the table has it when no metric is chosen.
     """
 
-    name: str
-    heading: str
-    kind: str
-    meaning: str
     shown: bool = True
 
     @property
@@ -198,13 +192,13 @@ class Quantity:
     def of(self, flow: str) -> Quantity:
         """Return the column of one flow."""
         name, heading, meaning = (text.format(flow) for text in (self.name, self.heading, self.meaning))
-        return Quantity(name, heading, self.kind, meaning, self.shown)
+        return replace(self, name=name, heading=heading, meaning=meaning)
 
 
 _WITNESS = "central flow (else of the midpoints, else of the optimizer)"
 
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity("run", "run", "text", "folder of the run"),
+    Quantity("run", "run", "text", "folder of the run", wraps=True),
     Quantity("optimizer", "optimizer", "text", "optimizer"),
     Quantity("lr", "lr", "number", "learning rate, or the peak of its schedule"),
     Quantity("model", "model", "text", "model"),
@@ -272,15 +266,65 @@ QUANTITIES: tuple[Quantity, ...] = (
         "status",
         "text",
         "done, running, interrupted, failed, diverged (done, but the optimizer's own loss exploded), killed (its "
-        "process is gone) or unreadable; of a cell of a sweep also pending, silent, or missing (it never began). "
+        "process is gone) or unreadable; of a cell of a sweep also pending, no_news, or missing (it never began). "
         "Reasons, and processes that stopped or did not converge, are in the notes",
     ),
     Quantity("wall_seconds", "time", "seconds", "wall time, compilation included"),
 )
 
 
-def quantities(flows: Sequence[str]) -> list[Quantity]:
-    """List the columns of a report on runs with these flows, in their order."""
+def own_columns(run: Run) -> dict[str, records.Column]:
+    """Numeric columns that a run measured beyond ``records.METRICS``, with meaning and unit from its files."""
+    known = {column.name for column in records.METRICS}
+    return {
+        name: column
+        for name, column in run.columns.items()
+        if name not in known and column.type.startswith(("int", "uint", "float"))
+    }
+
+
+def own_quantity(column: records.Column) -> Quantity:
+    """The column of the report that a run's own measurement has."""
+    return Quantity(
+        column.name,
+        column.name,
+        "number",
+        f"{describe(column) or column.name}; of the optimizer (else of its midpoints, else of the first process "
+        "that has it) at the last step where it was measured",
+        shown=False,
+    )
+
+
+def describe(column: records.Column) -> str:
+    """Meaning and unit of a column, in the words of the file that has it."""
+    unit = f" ({column.unit})" if column.unit not in ("", "1") else ""
+    return column.meaning + unit
+
+
+def last_value(metrics: pd.DataFrame, column: str) -> float | None:
+    """Value of a column at the last step where it was measured.
+
+    It is the optimizer's where the optimizer has any, else that of its midpoints, else that of the first process
+    that has one.
+    """
+    present = [str(process) for process in metrics["process"].unique()]
+    for process in dict.fromkeys([*OBSERVED, *present]):
+        values = series(metrics, process, column)
+        if len(values):
+            return float(values.iloc[-1])
+    return None
+
+
+def quantities(flows: Sequence[str], own: Sequence[Quantity] = ()) -> list[Quantity]:
+    """List the columns of a report on runs with these flows, in their order.
+
+    Parameters
+    ----------
+    flows
+        Flows of any of the runs.
+    own
+        Measurements that only these runs have; they come before the status.
+    """
     columns = []
     for quantity in QUANTITIES:
         if "{}" not in quantity.name:
@@ -293,4 +337,7 @@ def quantities(flows: Sequence[str]) -> list[Quantity]:
             if quantity.name == "s_eff_{}" and flow == "stable":
                 continue
             columns.append(quantity.of(flow))
+    names = [column.name for column in columns]
+    place = names.index("status")
+    columns[place:place] = [column for column in own if column.name not in names]
     return columns

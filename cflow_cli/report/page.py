@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import json
-import zlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from cflow_cli import __version__
 from cflow_cli.errors import UserError
-from cflow_cli.report import definitions, style
+from cflow_cli.report import style
+from cflow_cli.report.curves import pack_charts, run_charts
 from cflow_cli.report.definitions import Quantity
+from cflow_cli.report.overview import columns_for, compare_configs, distinguishing_keys, setting_column
 from cflow_cli.report.summary import Summary
-from cflow_cli.report.table import columns_for, compare_configs, show, telling_keys
-from cflow_cli.storage import read_run
+from cflow_cli.report.tables import format_value
 from cflow_cli.storage.files import write_text
-
-_POINTS = 90
-_LINES = {"stable": "5 2"}
-# Eigenvalues and directions drawn of a run.
-_SHOWN = 3
-_DIRECTIONS = ("central", "stable", "rod")
 
 
 def write_page(summaries: Sequence[Summary], path: Path, **view: Any) -> None:
@@ -40,7 +31,7 @@ def write_page(summaries: Sequence[Summary], path: Path, **view: Any) -> None:
     path
         The HTML file.
     view
-        As of :func:`render_page`.
+        See :func:`render_page`.
 
     Raises
     ------
@@ -85,12 +76,14 @@ def render_page(
     columns = _columns(summaries, [*by, *metrics, *([sort] if sort else []), *swept])
     rows = [
         {
-            "values": [_plain(summary.get(str(column["name"]))) for column in columns],
+            "values": [_to_json_value(summary.get(str(column["name"]))) for column in columns],
             "notes": summary.notes,
-            "config": {key: _plain(summary.config.get(key)) for key in differing} if summary.config else {},
+            "config": {key: _to_json_value(summary.config.get(key)) for key in differing}
+            if summary.config
+            else {},
             "configured": bool(summary.config),
             "about": summary.about,
-            "curves": _packed(_curves(summary)),
+            "curves": pack_charts(run_charts(summary.folder, summary.flows)),
         }
         for summary in summaries
     ]
@@ -103,8 +96,8 @@ def render_page(
         "columns": columns,
         "rows": rows,
         "differing": differing,
-        "shared": {key: _plain(value) for key, value in shared.items()},
-        "settings": [[key, _counted(summaries, key)] for key in differing],
+        "shared": {key: _to_json_value(value) for key, value in shared.items()},
+        "settings": [[key, _count_values(summaries, key)] for key in differing],
         "palette": [
             style.COLOURS[name]
             for name in ("midpoint", "stable", "rod", "edge", "ablated", "discrete", "central")
@@ -135,7 +128,7 @@ def render_page(
 def _columns(summaries: Sequence[Summary], asked: Sequence[str]) -> list[dict[str, Any]]:
     """Columns of the page: those of the report, and settings that differ and say something new."""
     known = {quantity.name: quantity for quantity in columns_for(summaries)}
-    telling = telling_keys(summaries)
+    distinguishing = distinguishing_keys(summaries)
     settings: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for quantity in known.values():
@@ -148,14 +141,12 @@ def _columns(summaries: Sequence[Summary], asked: Sequence[str]) -> list[dict[st
         # What all runs agree on is said among the settings.
         column["shown"] = quantity.shown and not (identifies and len(values) == 1 and len(summaries) > 1)
         (results if column["metric"] or quantity.name == "steps" else settings).append(column)
-    extra = [key for key in dict.fromkeys([*telling, *asked]) if key not in known]
+    extra = [key for key in dict.fromkeys([*distinguishing, *asked]) if key not in known]
     for key in extra:
         values = {str(summary.get(key)) for summary in summaries}
-        numeric = all(isinstance(summary.get(key), int | float | None) for summary in summaries)
-        quantity = Quantity(key, key, "number" if numeric else "text", f"the setting {key}")
-        column = _column(quantity, differs=len(values) > 1, metric=False)
+        column = _column(setting_column(key, summaries), differs=len(values) > 1, metric=False)
         # Runs that have little in common differ in dozens of settings: those are among the columns to choose.
-        column |= {"key": True, "shown": key in asked or len(telling) <= 6}
+        column |= {"key": True, "shown": key in asked or len(distinguishing) <= 6}
         settings.append(column)
     # The status beside the name, where it is seen; then what was chosen, then what came of it.
     settings.sort(key=lambda column: {"run": 0, "status": 1}.get(str(column["name"]), 2))
@@ -183,244 +174,27 @@ def _axes(columns: Sequence[dict[str, Any]], by: Sequence[str], swept: Sequence[
     return lines, across
 
 
-def _counted(summaries: Sequence[Summary], key: str) -> str:
+def _count_values(summaries: Sequence[Summary], key: str) -> str:
     """Values of a setting and how often each occurs: ``0.1 (3), 0.2 (3)``."""
-    counts = Counter(_said(summary.config.get(key)) for summary in summaries if summary.config)
+    counts = Counter(_setting_text(summary.config.get(key)) for summary in summaries if summary.config)
     # Sorted as numbers where they are numbers.
-    ordered = sorted(counts.items(), key=lambda item: _order(item[0]))
-    told = [f"{value} ({number})" for value, number in ordered[:12]]
-    return ", ".join(told) + (f" and {len(ordered) - 12} more" if len(ordered) > 12 else "")
+    ordered = sorted(counts.items(), key=lambda item: _sort_key(item[0]))
+    shown = [f"{value} ({number})" for value, number in ordered[:12]]
+    return ", ".join(shown) + (f" and {len(ordered) - 12} more" if len(ordered) > 12 else "")
 
 
-def _said(value: Any) -> str:
-    return show(value, "number") if isinstance(value, float) else "–" if value is None else str(value)
+def _setting_text(value: Any) -> str:
+    return format_value(value, "number") if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _order(text: str) -> tuple[int, float, str]:
+def _sort_key(text: str) -> tuple[int, float, str]:
     try:
         return 0, float(text), ""
     except ValueError:
         return 1, 0.0, text
 
 
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def _packed(charts: list[dict[str, Any]]) -> str | None:
-    """Compress charts to text; a run's curves then take some five kilobytes of the page."""
-    if not charts:
-        return None
-    text = json.dumps(charts, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-
-
-def _curves(summary: Summary) -> list[dict[str, Any]]:
-    """Charts of a run; none if it cannot be read or has no rows."""
-    try:
-        run = read_run(summary.folder)
-        metrics = run.table("metrics", _CURVE_COLUMNS)
-        spectra = _spectra(run.table("eigenvalues", ("step", "process", "kind", "index", "value")))
-    except UserError:
-        return []
-    if metrics.empty:
-        return []
-    flows = [process for process in summary.flows if process != "stable"]
-    stable = [process for process in summary.flows if process == "stable"]
-    present = set(metrics["process"])
-    real = "midpoint" if "midpoint" in present else "discrete"
-    name = "midpoints" if real == "midpoint" else "optimizer"
-
-    def get(process: str, column: str) -> pd.Series:
-        return definitions.series(metrics, process, column)
-
-    def averages(column: str) -> list[dict[str, Any]]:
-        raw = get("discrete", column)
-        return [
-            _line("discrete", raw, "optimizer", width=0.7, spikes=True, scales=False),
-            _line("midpoint", definitions.smoothed(raw), "optimizer, smoothed", width=3.5, opacity=0.7),
-            *(_line(flow, get(flow, column), f"{flow} flow") for flow in stable),
-            *(
-                _line(flow, definitions.prediction(metrics, flow, column), f"{flow} flow, predicted mean")
-                for flow in flows
-            ),
-        ]
-
-    def all_of(column: str, processes: Sequence[str]) -> list[dict[str, Any]]:
-        return [_line(process, get(process, column), _called(process, name)) for process in processes]
-
-    sharpness = _eigenvalues(spectra, [real, *stable, *flows], name)
-    if not sharpness:
-        sharpness = all_of("effective_sharpness", [real, *stable, *flows])
-    charts: list[dict[str, Any]] = [
-        {"title": "loss", "lines": averages("loss")},
-        {"title": "effective eigenvalues", "lines": sharpness, "edge": True, "top": 4},
-        {
-            "title": "distance from the optimizer",
-            "lines": all_of("distance_to_discrete", [*stable, *flows]),
-            "decades": 4,
-        },
-        {
-            "title": "variance of the oscillation",
-            "lines": _variances(spectra),
-            "decades": 4,
-        },
-        {"title": "squared gradient norm", "lines": averages("grad_norm_sq")},
-        {
-            "title": "effective step size n / Σ 1/D",
-            "lines": all_of("preconditioner_mean", [real, *flows]),
-        },
-    ]
-    for chart in charts:
-        chart["lines"] = [line for line in chart["lines"] if line["y"]]
-    # A step size that never changes says nothing.
-    steps = [value for line in charts[-1]["lines"] for value in line["y"] if value is not None]
-    if not steps or max(steps) - min(steps) <= 1e-3 * max(map(abs, steps)):
-        charts.pop()
-    return [chart for chart in charts if chart["lines"]]
-
-
-_CURVE_COLUMNS = (
-    "step",
-    "process",
-    "loss",
-    "grad_norm_sq",
-    "effective_sharpness",
-    "predicted_loss",
-    "predicted_grad_norm_sq",
-    "distance_to_discrete",
-    "preconditioner_mean",
-)
-
-
-def _called(process: str, real: str) -> str:
-    return f"{process} flow" if definitions.is_flow(process) else real
-
-
-def _spectra(table: pd.DataFrame) -> dict[tuple[str, str, int], pd.Series]:
-    """The first few eigenvalues of each process and kind against step."""
-    # Arrays, and sorted once: five hundred runs have some ten million eigenvalues.
-    process, kind = (table[name].astype("category").cat for name in ("process", "kind"))
-    index, values = table["index"].to_numpy(), table["value"].to_numpy(float)
-    drawn = np.isin(kind.categories, ("effective", "sigma", "sigma_measured"))
-    kept = np.flatnonzero((index < _SHOWN) & np.append(drawn, False)[kind.codes] & np.isfinite(values))
-    if not len(kept):
-        return {}
-    code = process.codes.to_numpy(int)[kept] * len(drawn) + kind.codes.to_numpy(int)[kept]
-    code = code * _SHOWN + index[kept]
-    step = table["step"].to_numpy(int)[kept]
-    order = np.lexsort((step, code))
-    out = {}
-    for rows in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
-        which, number = divmod(int(code[rows[0]]), _SHOWN)
-        of, what = divmod(which, len(drawn))
-        key = str(process.categories[of]), str(kind.categories[what]), number
-        out[key] = pd.Series(values[kept[rows]], index=step[rows])
-    return out
-
-
-_EMPTY = pd.Series(dtype=float, index=pd.Index([], dtype=int))
-
-
-def _eigenvalues(
-    spectra: dict[tuple[str, str, int], pd.Series], processes: Sequence[str], real: str
-) -> list[dict[str, Any]]:
-    """The largest effective eigenvalues of each process, of the stable flow only the first."""
-    lines = []
-    for process in processes:
-        for index in range(1 if process == "stable" else _SHOWN):
-            values = spectra.get((process, "effective", index), _EMPTY)
-            width = 1.5 if definitions.is_flow(process) else 0.9
-            lines.append(
-                _line(process, values, _called(process, real), width=width, opacity=1 - 0.25 * index)
-            )
-    return [line for line in lines if line["y"]]
-
-
-def _variances(
-    spectra: dict[tuple[str, str, int], pd.Series], process: str = "central"
-) -> list[dict[str, Any]]:
-    """Variance along each direction of Σ: measured, smoothed, and as the flow predicts it."""
-    lines = []
-    for index, colour in zip(range(_SHOWN), _DIRECTIONS):
-        measured, predicted = (
-            spectra.get((process, kind, index), _EMPTY) for kind in ("sigma_measured", "sigma")
-        )
-        for values, label, width, opacity in (
-            (definitions.smoothed(measured), f"measured {index + 1}", 3.5, 0.45),
-            (predicted, f"predicted {index + 1}", 1.5, 1.0),
-        ):
-            look: dict[str, Any] = {"width": width, "opacity": opacity, "colour": style.colour(colour)}
-            lines.append(_line("", values[values > 0], label, **look))
-    return lines if any(line["y"] for line in lines[1::2]) else []
-
-
-def _line(
-    process: str,
-    values: pd.Series,
-    label: str,
-    *,
-    width: float = 1.5,
-    opacity: float = 1,
-    spikes: bool = False,
-    scales: bool = True,
-    colour: str | None = None,
-) -> dict[str, Any]:
-    x, found = thinned(values, spikes=spikes)
-    y: list[float | None] = [*found]
-    spacings = set(np.diff(x).tolist())
-    # Where a direction was not tracked for a while, its line must not go on.
-    usual = 3 * float(np.median(np.diff(x))) if len(x) > 1 else np.inf
-    for place in reversed([place for place, gap in enumerate(np.diff(x)) if gap > usual]):
-        x.insert(place + 1, x[place] + 1)
-        y.insert(place + 1, None)
-    # An even grid is its start and its spacing: half the size of the page.
-    return {
-        "x": {"start": x[0], "by": spacings.pop()} if len(spacings) == 1 else x,
-        "y": y,
-        "label": label,
-        "colour": colour or style.colour(process),
-        "dash": _LINES.get(process, ""),
-        "width": width,
-        "opacity": opacity,
-        "scales": scales,
-    }
-
-
-def thinned(
-    values: pd.Series, points: int = _POINTS, *, spikes: bool = False
-) -> tuple[list[int], list[float]]:
-    """Thin a curve to at most ``points`` points, in four digits.
-
-    Parameters
-    ----------
-    values
-        Value against step.
-    points
-        Even number.
-    spikes
-        Keep the smallest and the largest value of each stretch, as an oscillating curve needs;
-        otherwise points at even distances.
-
-    Examples
-    --------
-    >>> spike = pd.Series([0.0, 0, 0, 9, 0, 0, 0, 0])
-    >>> thinned(spike, 4), thinned(spike, 4, spikes=True)
-    (([0, 2, 4, 6], [0.0, 0.0, 0.0, 0.0]), ([0, 3, 4], [0.0, 9.0, 0.0]))
-    """
-    values = values[np.isfinite(values)]
-    if len(values) > points:
-        if spikes:
-            kept: list[int] = []
-            for stretch in np.array_split(np.arange(len(values)), points // 2):
-                of_stretch = values.to_numpy()[stretch]
-                kept += sorted({int(stretch[of_stretch.argmin()]), int(stretch[of_stretch.argmax()])})
-            values = values.iloc[kept]
-        else:
-            values = values.iloc[:: -(-len(values) // points)]
-    return [int(step) for step in values.index], [float(f"{value:.4g}") for value in values]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not np.isfinite(value):
+def _to_json_value(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)

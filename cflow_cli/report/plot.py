@@ -1,4 +1,4 @@
-"""``cflow plot``: the standard panel of a run."""
+"""The standard panel of a run."""
 
 from __future__ import annotations
 
@@ -10,61 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cflow_cli.commandline import Parser
 from cflow_cli.errors import UserError
 from cflow_cli.report import definitions, style, summary
-from cflow_cli.storage import Run, find_runs, read_run
+from cflow_cli.storage import Run
 from cflow_cli.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
 _SPAN = 30.0
 _SHOWN_EIGENVALUES = 6
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``cflow plot``.
-
-    Parameters
-    ----------
-    argv
-        Arguments after ``plot``; by default those of the process.
-
-    Returns
-    -------
-    int
-        Exit status.
-
-    Raises
-    ------
-    UserError
-        When a path holds no run, or a run nothing to draw.
-    """
-    parser = Parser(
-        prog="cflow plot",
-        description="Draw the standard panel of each run: loss, effective eigenvalues, distances, variances "
-        "of the oscillation, gradient norm, step size. Works while runs go on.",
-    )
-    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="runs, or folders that hold runs")
-    parser.add_argument("--format", choices=FORMATS, default="png", help="default: png")
-    parser.add_argument(
-        "--output", metavar="FOLDER", type=Path, help="default: panel.png in each run's folder"
-    )
-    arguments = parser.parse_args(argv)
-    folders = find_runs(arguments.paths)
-    if not folders:
-        raise UserError(f"no run in {', '.join(map(str, arguments.paths))}: a run folder has a manifest.json")
-    for folder, name in zip(folders, summary.names_of(folders)):
-        if arguments.output is None:
-            path = folder / f"panel.{arguments.format}"
-        else:
-            path = arguments.output / f"{name.replace('/', '_')}.{arguments.format}"
-        save_panel(read_run(folder), path)
-        print(path)
-    return 0
 
 
 def save_panel(run: Run, path: Path) -> None:
@@ -259,7 +215,7 @@ def step_size(ax: Axes, metrics: pd.DataFrame) -> None:
     """
     present = set(metrics["process"])
     real = [process for process in ("midpoint", "discrete") if process in present][:1]
-    column, title = "preconditioner_mean", "effective step size n / Σ 1/D"
+    column, title = "effective_step_size", "effective step size n / Σ 1/D"
     known = metrics[column].dropna()
     if known.empty or known.max() - known.min() <= 1e-6 * abs(known.max()):
         column, title = "num_critical", "number of eigenvalues at the edge"

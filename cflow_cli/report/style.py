@@ -36,6 +36,7 @@ THRESHOLD: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "linestyle": 
 _SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "legend.fontsize": 7,
     "xtick.labelsize": 7,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from cflow_cli.config.tree import flatten
 from cflow_cli.errors import UserError
 from cflow_cli.records import Status
 from cflow_cli.report import definitions
+from cflow_cli.report.definitions import Quantity
 from cflow_cli.storage import Run, read_run
 
 if TYPE_CHECKING:
-    from cflow_cli.sweeps import Cell
+    from cflow_cli.runs.sweeps import Cell
 
 _COLUMNS = (
     "step",
@@ -50,6 +53,8 @@ class Summary:
         The resolved config with dotted keys, ``optimizer.b2`` and so on.
     about
         How it came about: command, device, versions and so on.
+    own
+        What this run measured beyond ``records.METRICS``; the values are among ``values``.
     """
 
     folder: Path
@@ -58,6 +63,7 @@ class Summary:
     notes: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
+    own: tuple[Quantity, ...] = ()
 
     def get(self, name: str) -> Any:
         """Value of a quantity or of a dotted key of the config."""
@@ -70,7 +76,7 @@ def not_begun(cell: Cell, name: str) -> Summary:
     Parameters
     ----------
     cell
-        From :func:`cflow_cli.sweeps.cells`.
+        From :func:`cflow_cli.runs.sweeps.cells`.
     name
         How the report calls it.
     """
@@ -114,7 +120,9 @@ def summarise(run: Run, name: str | None = None) -> Summary:
     name
         How the report calls it; by default the folder's name.
     """
-    metrics = run.table("metrics", _COLUMNS)
+    own = definitions.own_columns(run)
+    there = [column for column in dict.fromkeys((*_COLUMNS, *own)) if column in run.columns]
+    metrics = run.table("metrics", there)
     present = [str(process) for process in metrics["process"].unique()]
     flows = tuple(process for process in present if definitions.is_flow(process))
     values: dict[str, Any] = {"run": name or run.folder.name, **_identity(run)}
@@ -155,27 +163,20 @@ def summarise(run: Run, name: str | None = None) -> Summary:
             ratio = definitions.distance_ratio(distances[flow], distances["stable"])
             values[f"distance_ratio_{flow}"] = ratio
             notes += _unequal(flow, distances)
+    values = {name: definitions.last_value(metrics, name) for name in own} | values
     known = {
-        name: None if isinstance(value, float) and value != value else value for name, value in values.items()
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in values.items()
     }
-    return Summary(run.folder, known, flows, tuple(notes), _settings(run), _about(run))
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys; lists become text.
-
-    Examples
-    --------
-    >>> flat({"lr": 0.1, "model": {"widths": [32, 32]}})
-    {'lr': 0.1, 'model.widths': '[32, 32]'}
-    """
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
-    return out
+    return Summary(
+        run.folder,
+        known,
+        flows,
+        tuple(notes),
+        _settings(run),
+        _about(run),
+        tuple(map(definitions.own_quantity, own.values())),
+    )
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -224,8 +225,9 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The config with dotted keys; a schedule by its name, which the config itself does not have."""
-    settings, choices = flat(run.config), run.manifest.get("choices") or {}
+    """The config with dotted keys, lists as text; a schedule by its name, which the config itself does not have."""
+    flat, choices = flatten(run.config), run.manifest.get("choices") or {}
+    settings = {key: str(value) if isinstance(value, list | dict) else value for key, value in flat.items()}
     return settings | {key: choices[key] for key in ("schedule",) if key in choices}
 
 
@@ -238,7 +240,7 @@ def _about(run: Run) -> dict[str, str]:
         + ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in of.items() if number)
         for process, of in counts.items()
     ]
-    told = {
+    about = {
         "command": manifest.get("command_line"),
         "folder": str(run.folder.resolve()),
         "where and when": ", ".join(
@@ -251,7 +253,7 @@ def _about(run: Run) -> dict[str, str]:
         ),
         "commit": manifest.get("git_commit"),
     }
-    return {heading: str(text) for heading, text in told.items() if text}
+    return {heading: str(text) for heading, text in about.items() if text}
 
 
 def _number(text: str) -> Any:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from cflow_cli.errors import UserError
-from cflow_cli.storage import manifest as manifests
-from cflow_cli.storage import tables
+from cflow_cli.records import METRICS, Column
+from cflow_cli.storage import manifests, tables
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """One row per step and process; columns as in ``records.METRICS``, strings as categories."""
+        """One row per step and process; strings as categories. What the columns are: :attr:`columns`."""
         return self.table("metrics")
 
     @cached_property
@@ -47,37 +49,83 @@ class Run:
         """Long table of eigenvalues; read when first asked for."""
         return self.table("eigenvalues")
 
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """Columns of the metrics by name: those of ``records.METRICS``, then those that only this run has.
+
+        Meaning and unit are those in the field metadata of the run's own files, where it has any.
+        """
+        own = {name: _describe(field) for name, field in self._written_fields("metrics").items()}
+        return {column.name: own.get(column.name, column) for column in METRICS} | own
+
     def table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read a table, or some of its columns.
+        """Read a table, or some of its columns; a value that a part does not have is missing.
+
+        Parameters
+        ----------
+        name
+            ``"metrics"`` or ``"eigenvalues"``.
+        columns
+            By default all: those of ``records``, then those that only this run has.
 
         Raises
         ------
         UserError
             When a part is damaged; the sentence names it.
+        KeyError
+            When neither ``records`` nor the run has one of the columns.
         """
-        schema = tables.schema(name)
-        chosen = schema if columns is None else pa.schema([schema.field(column) for column in columns])
+        fields = {field.name: field for field in tables.schema(name)}
+        if columns is None or not set(columns) <= set(fields):
+            written = self._written_fields(name)
+            fields |= {extra: field for extra, field in written.items() if extra not in fields}
+        chosen = pa.schema([fields[column] for column in (fields if columns is None else columns)])
         parts = [chosen.empty_table()]
         for path in tables.part_paths(self.folder / name):
-            try:
+            with _telling_damage(path):
                 part = pq.ParquetFile(path).read(columns=chosen.names)
                 # A run of an older version lacks the columns that came later: they were not measured.
                 for field in chosen:
                     if field.name not in part.column_names:
                         part = part.append_column(field, pa.nulls(len(part), field.type))
                 parts.append(part.select(chosen.names).cast(chosen))
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise UserError(
-                    f"{path} is damaged ({str(error).splitlines()[0]}); the other parts are readable: "
-                    "copy it again from where it was written, or delete it to go on without its steps"
-                ) from error
         strings = [field.name for field in chosen if pa.types.is_string(field.type)]
         return pa.concat_tables(parts).to_pandas(strings_to_categorical=bool(strings))
+
+    def _written_fields(self, name: str) -> dict[str, pa.Field]:
+        """Fields of the parts of a table by name, each from the first part that has it."""
+        fields: dict[str, pa.Field] = {}
+        for path in tables.part_paths(self.folder / name):
+            with _telling_damage(path):
+                for field in pq.read_schema(path):
+                    fields.setdefault(field.name, field)
+        return fields
 
     @property
     def status(self) -> str:
         """``running``, ``done``, ``interrupted``, ``failed``, or ``killed``: called running, process gone."""
         return "killed" if manifests.process_is_gone(self.manifest) else self.manifest["status"]
+
+
+@contextmanager
+def _telling_damage(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a part into a sentence that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); the other parts are readable: "
+            "copy it again from where it was written, or delete it to go on without its steps"
+        ) from error
+
+
+def _describe(field: pa.Field) -> Column:
+    """A field of a part as a column; meaning and unit are empty where the file does not tell them."""
+    about = field.metadata or {}
+    unit, meaning = (about.get(key, b"").decode() for key in (b"unit", b"meaning"))
+    is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    kind = np.dtype(field.type.to_pandas_dtype()).name if is_number else str(field.type)
+    return Column(field.name, kind, unit, meaning)
 
 
 def read_run(folder: Path | str) -> Run:

@@ -13,32 +13,36 @@ import pyarrow.parquet as pq
 from cflow_cli.records import EIGENVALUES, KINDS, METRICS, Column
 from cflow_cli.storage.files import write_atomically
 
-TABLES: dict[str, tuple[Column, ...]] = {"metrics": METRICS, "eigenvalues": EIGENVALUES}
+TABLES = ("metrics", "eigenvalues")
 
 # Strings stay plain strings in Arrow, so that every reader shows them as text; on disk they are
 # dictionary-encoded, as are the integers that repeat.
 _TYPES = {"int32": pa.int32(), "float64": pa.float64(), "float32": pa.float32(), "string": pa.string()}
 
 
-def schema(table: str) -> pa.Schema:
+def schema(table: str, columns: Sequence[Column] = METRICS, kinds: Mapping[str, str] = KINDS) -> pa.Schema:
     """Arrow schema of a table, each field with its meaning and unit as metadata.
 
     Parameters
     ----------
     table
         ``"metrics"`` or ``"eigenvalues"``.
+    columns
+        Of the metrics; by default those that every run has.
+    kinds
+        Of the eigenvalues, with their meaning.
     """
     fields = []
-    for column in TABLES[table]:
+    for column in columns if table == "metrics" else EIGENVALUES:
         meaning = column.meaning
         if column.name == "kind":
-            meaning += ": " + "; ".join(f"{kind} = {text}" for kind, text in KINDS.items())
+            meaning += ": " + "; ".join(f"{kind} = {text}" for kind, text in kinds.items())
         metadata = {"meaning": meaning, "unit": column.unit}
         fields.append(pa.field(column.name, _TYPES[column.type], metadata=metadata))
     return pa.schema(fields, metadata={"table": table, "format": "cflow 1"})
 
 
-def to_arrow(table: str, columns: Mapping[str, Any]) -> pa.Table:
+def to_arrow(table: str, columns: Mapping[str, Any], wanted: pa.Schema | None = None) -> pa.Table:
     """Build rows of a table from one array per column; NaN, None and negative counts become null.
 
     Parameters
@@ -46,15 +50,17 @@ def to_arrow(table: str, columns: Mapping[str, Any]) -> pa.Table:
     table
         ``"metrics"`` or ``"eigenvalues"``.
     columns
-        Every column of :mod:`cflow_cli.records`, each of shape ``(rows,)``. Integers with missing
-        values may come as floats with NaN.
+        Every column of the schema, each of shape ``(rows,)``. Integers with missing values may come as floats with
+        NaN.
+    wanted
+        The schema; by default that of a run without measurements.
 
     Raises
     ------
     ValueError
         When columns are missing, unknown or of different lengths.
     """
-    wanted = schema(table)
+    wanted = wanted or schema(table)
     if set(columns) != set(wanted.names):
         missing = sorted(set(wanted.names) - set(columns))
         unknown = sorted(set(columns) - set(wanted.names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from cflow_cli import clock
 from cflow_cli.errors import UserError
-from cflow_cli.storage import manifest as manifests
-from cflow_cli.storage import tables
+from cflow_cli.records import KINDS, METRICS, Column
+from cflow_cli.storage import manifests, tables
 from cflow_cli.storage.files import explain, write_text
 
 FORMAT = 1
@@ -35,7 +35,7 @@ Every part is complete; all parts of a folder together are the table. Read it wi
 while the run goes on as well. null means not measured. Meaning and unit of each column are in the
 field metadata: pyarrow.parquet.read_schema("metrics/part-00000.parquet").field("loss").metadata
 A summary: cflow report {folder}
-To go on after an interruption: cflow resume {folder}
+To continue after an interruption: cflow resume {folder}
 """
 
 
@@ -52,6 +52,8 @@ class RunWriter:
     ----------
     folder
         The run folder; made if absent.
+    columns, kinds
+        Of the metrics and of the eigenvalues, as the simulation's; by default those that every run has.
     flush_seconds
         Shortest time between two parts; the first chunk is written at once.
     max_rows
@@ -72,8 +74,17 @@ class RunWriter:
     ('done', 0.1, 0)
     """
 
-    def __init__(self, folder: Path | str, *, flush_seconds: float = 10.0, max_rows: int = 1_000_000):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        columns: Sequence[Column] = METRICS,
+        kinds: Mapping[str, str] = KINDS,
+        flush_seconds: float = 10.0,
+        max_rows: int = 1_000_000,
+    ):
         self.folder = Path(folder)
+        self._schemas = {name: tables.schema(name, columns, kinds) for name in tables.TABLES}
         self.flush_seconds = flush_seconds
         self.max_rows = max_rows
         self.manifest: dict[str, Any] = {}
@@ -192,7 +203,7 @@ class RunWriter:
         Parameters
         ----------
         metrics, eigenvalues
-            One array of shape ``(rows,)`` per column of :mod:`cflow_cli.records`; NaN is missing.
+            One array of shape ``(rows,)`` per column; NaN is missing.
 
         Raises
         ------
@@ -200,7 +211,7 @@ class RunWriter:
             When the disk is full or not writable; complete parts are untouched.
         """
         for name, columns in (("metrics", metrics), ("eigenvalues", eigenvalues)):
-            rows = tables.to_arrow(name, columns)
+            rows = tables.to_arrow(name, columns, self._schemas[name])
             if len(rows):
                 self._gathered[name].append(rows)
         steps = metrics["step"]
@@ -220,7 +231,7 @@ class RunWriter:
         for name in ("eigenvalues", "metrics"):
             gathered = self._gathered[name]
             if gathered or self._parts == 0:
-                rows = pa.concat_tables([tables.schema(name).empty_table(), *gathered]).combine_chunks()
+                rows = pa.concat_tables([self._schemas[name].empty_table(), *gathered]).combine_chunks()
                 tables.write_part(self.folder / name / f"part-{self._parts:05d}.parquet", rows)
         # Forgotten only once all are on disk: after a full disk, the same parts are written again whole.
         self._gathered = {name: [] for name in tables.TABLES}

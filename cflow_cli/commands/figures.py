@@ -1,0 +1,100 @@
+"""``cflow figures``: run what is missing, draw, check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cflow_cli.commands.parsing import Parser
+from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.figures.experiment import SIZES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cflow figures``.
+
+    Parameters
+    ----------
+    argv
+        Arguments after ``figures``; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 where a claim does not hold.
+
+    Raises
+    ------
+    UserError
+        For an unknown figure or size, or a run that cannot be made.
+    """
+    args = _parser().parse_intermixed_args(argv)
+    # Pandas and matplotlib, which help must not load.
+    from cflow_cli.figures import experiment, gallery, making, readme
+
+    names = [word for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word]
+    if not names and not args.all:
+        if overrides or args.commands or args.readme or args.gallery:
+            raise UserError("which figure? name some, or take --all; cflow figures alone lists them")
+        print("\n".join(gallery.listing(experiment.find([]))))
+        return 0
+    if names and args.all:
+        raise UserError("give names of figures or --all, not both")
+    size = _size(overrides)
+    overrides = [word for word in overrides if not word.startswith("size=")]
+    chosen = experiment.find(names)
+    if args.commands:
+        for command in making.commands(chosen, size, overrides, args.output / "runs"):
+            print(command)
+        return 0
+    if args.readme:
+        for figure in chosen:
+            print(readme.update(figure))
+        return 0
+    made = [making.make(figure, size, args.output, overrides) for figure in chosen]
+    if args.gallery is not None:
+        gallery.write(args.gallery, chosen, size, args.output)
+    if len(made) > 1:
+        print("\n".join(gallery.summary(chosen, made, size)))
+    return EXIT_FAILED if any(not claim.passed for claims in made for claim in claims) else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="cflow figures",
+        description="Make figures of the papers again: run what is missing, reuse what is there, draw, and check the "
+        "claims. Without names it lists the figures.",
+        epilog="examples: cflow figures edge-cycle; cflow figures central-flows/rmsprop; "
+        "cflow figures rank size=paper device=gpu; cflow figures --all",
+    )
+    parser.add_argument(
+        "words",
+        metavar="NAME|key=value",
+        nargs="*",
+        help="figures, by name, part or folder; size=mini (minutes on two cores, the default) or size=paper (hours "
+        "on a GPU); further overrides go to every run: device=gpu, data.root=PATH",
+    )
+    parser.add_argument("--all", action="store_true", help="every figure")
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("outputs/figures"),
+        help="default: outputs/figures",
+    )
+    parser.add_argument("--commands", action="store_true", help="only print the commands of the runs")
+    parser.add_argument(
+        "--readme", action="store_true", help="only write the tables of claims into the figures' READMEs"
+    )
+    parser.add_argument(
+        "--gallery", metavar="FILE", type=Path, help="also write a page that shows the figures"
+    )
+    return parser
+
+
+def _size(overrides: Sequence[str]) -> str:
+    size = next((word.removeprefix("size=") for word in overrides if word.startswith("size=")), SIZES[0])
+    if size not in SIZES:
+        raise UserError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    return size

@@ -1,0 +1,169 @@
+"""``cflow optimizers``: the optimizers of conf/optimizer as a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cflow_cli.commands.parsing import Parser
+from cflow_cli.config import tree
+from cflow_cli.errors import UserError, did_you_mean
+from cflow_cli.report import tables
+from cflow_cli.report.tables import Column, Table
+
+if TYPE_CHECKING:
+    from cflow_cli.optimizers.listing import Row
+
+_THRESHOLD = (
+    "of lr·λ_max(P⁻¹H) at the edge of stability, for these hyperparameters; P divides the step (I where "
+    "there is no second moment)."
+)
+_STATE = "odd leaves flip their sign with the gradient (momenta), even ones do not (second moments)."
+_COLUMNS = (
+    Column("optimizer", "optimizer", "text", "choice in the config group optimizer"),
+    Column("state", "state", "text", _STATE, wraps=True),
+    Column("threshold", "threshold", "number", _THRESHOLD),
+    Column("flows", "flows", "text", "yes, or which flows there are not, and why", wraps=True),
+    Column("description", "description", "text", "first comment of its config file", wraps=True),
+)
+LEGEND = f"threshold: {_THRESHOLD}\nstate: {_STATE}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``cflow optimizers``.
+
+    Raises
+    ------
+    UserError
+        For an optimizer or a key that there is not.
+    """
+    parser = Parser(
+        prog="cflow optimizers",
+        description="List the optimizers: their state, their edge of stability, and whether they have flows.",
+        epilog="examples: cflow optimizers; cflow optimizers adam nadam optimizer.b1=0.95; "
+        "cflow optimizers --format md",
+    )
+    parser.add_argument(
+        "words",
+        metavar="NAME|key=value",
+        nargs="*",
+        help="optimizers (all by default), and overrides for them",
+    )
+    parser.add_argument("--format", choices=tables.FORMATS, default="table", help="default: table")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own configs")
+    args = parser.parse_intermixed_args(argv)
+    _set_up_jax()
+    config_dir = None if args.config_dir is None else args.config_dir.expanduser()
+    table = to_table(describe_optimizers(args.words, config_dir), complete=args.format in tables.FOR_PROGRAMS)
+    if args.format != "table":
+        sys.stdout.write(tables.render(table, args.format))
+        return 0
+    # Rich takes a tenth of a second to load, for which help must not wait.
+    from cflow_cli.report import terminal
+
+    console = terminal.make_console()
+    terminal.print_table(table, console)
+    console.print(LEGEND, markup=False, soft_wrap=True)
+    return 0
+
+
+def to_table(rows: Sequence[Row], *, complete: bool) -> Table:
+    """Arrange the rows as a table.
+
+    Parameters
+    ----------
+    rows
+        From :func:`describe_optimizers`.
+    complete
+        Thresholds in full precision, for a program; otherwise in six digits.
+    """
+    values = []
+    for row in rows:
+        threshold: float | str | None = row.threshold
+        if row.threshold is not None and not complete:
+            threshold = f"{row.threshold:.6g}"
+        values.append([row.name, row.state, threshold, row.refusal or "yes", row.summary])
+    return Table(_COLUMNS, values)
+
+
+def _set_up_jax() -> None:
+    if "jax" not in sys.modules:
+        # Vectors of four numbers: a GPU's runtime would take longer to start than all of it.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax  # takes a second to load, for which help must not wait
+
+    from cflow_cli.runs.devices import compilation_cache_dir
+
+    jax.config.update("jax_enable_x64", True)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def describe_optimizers(words: Sequence[str] = (), config_dir: Path | None = None) -> list[Row]:
+    """Describe optimizers, one row each.
+
+    Parameters
+    ----------
+    words
+        Names of optimizers (all when there are none) and overrides such as ``optimizer.b1=0.95``, which go to every
+        optimizer that has the key.
+    config_dir
+        A folder of further configs.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown, or no optimizer asked for has the key of an override.
+    """
+    # Hydra and JAX take a second to load, for which help must not wait.
+    from cflow_cli.config import building, composing
+    from cflow_cli.optimizers.listing import describe
+
+    available = tree.groups(config_dir)["optimizer"]
+    names = [
+        n for w in words if "=" not in w or w.startswith("optimizer=") for n in w.split("=")[-1].split(",")
+    ]
+    overrides = [w for w in words if "=" in w and not w.startswith("optimizer=")]
+    for name in names:
+        if name not in available:
+            hint = did_you_mean(name, available)
+            raise UserError(f"unknown optimizer {name!r}{hint}; choose from {', '.join(available)}")
+    choices = {name: tree.read_choice(available[name], "optimizer") for name in names or available}
+    everyones = set(tree.top_level())
+    keys = {name: everyones.union(choice.keys) for name, choice in choices.items()}
+    _check_overrides(overrides, keys, everyones)
+    found = []
+    with composing.hydra_session(config_dir) as hydra:
+        for name, choice in choices.items():
+            fitting = [text for text in overrides if text.partition("=")[0] in keys[name]]
+            cfg = composing.composed(hydra, [f"optimizer={name}", *fitting], config_dir)
+            node = composing.without_hydra(cfg).optimizer
+            _set_unit_rates(node)
+            found.append(describe(name, building.build(node, "optimizer"), choice.summary))
+    return found
+
+
+def _check_overrides(overrides: Sequence[str], keys: Mapping[str, set[str]], everyones: set[str]) -> None:
+    """Refuse an override whose key none of the optimizers has."""
+    known = everyones.union(*keys.values())
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in known:
+            has = ", ".join(sorted(k for k in known - everyones if k != "optimizer.learning_rate"))
+            raise UserError(
+                f"no optimizer listed has the key {key!r}{did_you_mean(key, known)}; "
+                f"they have {has or 'no keys but the learning rate, which leaves the threshold alone'}"
+            )
+
+
+def _set_unit_rates(node: Any) -> None:
+    """Set every learning rate to one: the threshold does not depend on it, and a schedule would end at zero."""
+    for key in node:
+        if key == "learning_rate":
+            node[key] = 1.0
+        elif hasattr(node[key], "keys"):
+            _set_unit_rates(node[key])

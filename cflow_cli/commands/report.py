@@ -1,0 +1,107 @@
+"""``cflow report``: a table or a page of runs; reads their Parquet files only and never imports JAX."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cflow_cli.commands.parsing import Parser
+from cflow_cli.errors import UserError
+from cflow_cli.report import tables
+
+
+def parser() -> Parser:
+    """Build the parser of ``cflow report``."""
+    out = Parser(
+        prog="cflow report",
+        description="One line per run: how well the flows predicted the optimizer. Works while runs go on.",
+        epilog="Columns are quantities (see --definitions), columns that a run measured itself, or keys of the "
+        "config, such as optimizer.b2.",
+    )
+    out.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="runs, or folders that hold runs")
+    out.add_argument(
+        "--format",
+        choices=(*tables.FORMATS, "html"),
+        default="table",
+        help="default: a table for the terminal",
+    )
+    out.add_argument("--by", metavar="COLUMNS", type=_split, default=[], help="group: mean ± standard error")
+    out.add_argument(
+        "--metric", metavar="COLUMNS", type=_split, default=[], help="columns to show, by commas"
+    )
+    out.add_argument("--sort", metavar="COLUMN", help="sort by a column; missing values last")
+    out.add_argument("--reverse", action="store_true", help="largest first")
+    out.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained web page instead")
+    out.add_argument("--definitions", action="store_true", help="say what each column means")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cflow report``.
+
+    Parameters
+    ----------
+    argv
+        Arguments after ``report``; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status.
+
+    Raises
+    ------
+    UserError
+        When a path holds no run, or a column does not exist.
+    """
+    arguments = parser().parse_args(argv)
+    # Pandas and pyarrow take a second to load, for which help must not wait.
+    from cflow_cli.report import definitions, gathering, overview, page, terminal
+
+    if not arguments.paths:
+        if not arguments.definitions:
+            raise UserError("which runs? give run folders or folders that hold runs: cflow report outputs")
+        _print_definitions(definitions.quantities(["central", "stable"]))
+        return 0
+    gathered = gathering.gather(arguments.paths)
+    view = {
+        "by": arguments.by,
+        "metrics": arguments.metric,
+        "sort": arguments.sort,
+        "reverse": arguments.reverse,
+        "swept": gathered.swept,
+    }
+    form = arguments.format if arguments.html is None else "html"
+    complete = form in tables.FOR_PROGRAMS
+    # For a reader, what has not begun is told below the table; a group counts it among its runs.
+    every = complete or form == "html" or arguments.by
+    shown = gathered.everything if every else gathered.begun
+    # Of a page too, for it says which of the columns do not exist.
+    table = overview.build(shown, complete=complete, **view) if shown else None
+    if arguments.html is not None:
+        page.write_page(shown, arguments.html, **view)
+        print(arguments.html)
+    elif form == "html":
+        sys.stdout.write(page.render_page(shown, **view))
+    elif table and form == "table":
+        terminal.print_report(table, terminal.make_console())
+        if arguments.definitions:
+            _print_definitions(table.columns)
+    elif table:
+        sys.stdout.write(tables.render(table, form))
+    sys.stdout.flush()
+    # Where the output is for a program, what is said beside it must not be in it.
+    beside = sys.stdout if form == "table" else sys.stderr
+    for line in gathered.status_lines():
+        print(line, file=beside)
+    return 0
+
+
+def _print_definitions(columns: Sequence[tables.Column]) -> None:
+    for column in columns:
+        print(f"{column.name}: {column.meaning}")
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

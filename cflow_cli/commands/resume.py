@@ -1,0 +1,36 @@
+"""``cflow resume``: continue a run, or the unfinished runs of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cflow_cli.commands.parsing import Parser
+from cflow_cli.commands.run import conclude, conclude_sweep
+from cflow_cli.config.settings import CHANGEABLE
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``cflow resume``; the exit status is that of ``cflow run``.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no run, or an override would make it another one.
+    """
+    parser = Parser(
+        prog="cflow resume",
+        description="Continue a run from its newest checkpoint, or every unfinished run of a sweep.",
+        epilog="examples: cflow resume outputs/…; cflow resume outputs/… steps=1000; "
+        "cflow resume outputs/… data.microbatch=100 device=cpu",
+    )
+    parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help=f"of {', '.join(CHANGEABLE)}")
+    args = parser.parse_args(argv)
+    folder = args.folder.expanduser()
+    # Hydra takes half a second to load, for which help must not wait.
+    from cflow_cli.runs import launching, sweeping, sweeps
+
+    if sweeps.is_sweep(folder):
+        return conclude_sweep(sweeping.resume(folder, args.overrides))
+    return conclude(launching.resume(folder, args.overrides))

@@ -1,0 +1,188 @@
+"""``cflow run``: its options, its help, and what is said at its end."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cflow_cli.commands import report
+from cflow_cli.commands.parsing import Parser
+from cflow_cli.config import tree
+from cflow_cli.config.settings import SETTINGS
+from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.runs import sweeps
+
+if TYPE_CHECKING:
+    from cflow_cli.runs.run import RunResult
+    from cflow_cli.runs.sweeping import SweepResult
+
+_EPILOG = """\
+examples:
+  cflow run
+  cflow run optimizer=adam lr=0.01
+  cflow run optimizer=rmsprop optimizer.decay=0.95 data.n=400 'model.widths=[64,64]' dtype=float64
+  cflow run lr=0.2 schedule=cosine steps=1000
+  cflow run 'processes=[discrete,central]' processes.central.substeps=4
+  cflow run -m lr=0.02,0.05,0.1 seed=0,1,2
+  cflow run -m launcher=slurm launcher.partition=gpu optimizer=gd,rmsprop 'seed=range(5)'
+  cflow run -m experiment=rates
+  cflow run --config-dir my_configs model=mine
+"""
+
+# Further keys that help names: inside groups, with the comments of conf/, and of Hydra.
+_INSIDE = (
+    "data.n",
+    "model.widths",
+    "eigs.every",
+    "eigs.max_tracked",
+    "processes.central.substeps",
+    "processes.central.third_derivatives_every",
+)
+_ELSEWHERE = {
+    "hydra.run.dir": "the run folder itself",
+    "hydra.sweep.dir": "the folder of a sweep",
+    "launcher.partition": "of launcher=slurm; --cfg hydra --package hydra.launcher launcher=slurm shows all",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``cflow run``; the exit status is 0, 1 for a run that failed, 130 for one that was interrupted.
+
+    Raises
+    ------
+    UserError
+        If the request cannot be carried out; nothing is written then.
+    """
+    parser = Parser(prog="cflow run", add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    args = parser.parse_intermixed_args(argv)
+    config_dir = None if args.config_dir is None else args.config_dir.expanduser()
+    if args.help:
+        print(_run_help(config_dir))
+        return 0
+    if args.cfg is None and (args.resolve or args.package):
+        raise UserError("--resolve and --package need --cfg: cflow run --cfg job --resolve")
+    if args.cfg is not None:
+        if args.multirun:
+            raise UserError("--cfg shows the config of one run; leave out -m and give one value of each key")
+        return _show_config(args, config_dir)
+    # Hydra takes half a second to load, for which help must not wait.
+    from cflow_cli.runs import launching, sweeping
+
+    if args.multirun:
+        return conclude_sweep(sweeping.launch(args.overrides, config_dir))
+    return conclude(launching.launch(args.overrides, config_dir))
+
+
+def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:
+    from cflow_cli.config import composing
+
+    with composing.hydra_session(config_dir) as hydra:
+        composing.composed(hydra, args.overrides, config_dir)
+        hydra.show_cfg(
+            config_name=tree.PRIMARY,
+            overrides=composing.for_hydra(args.overrides),
+            cfg_type=args.cfg,
+            package=args.package,
+            resolve=args.resolve,
+        )
+    return 0
+
+
+def _run_help(config_dir: Path | None) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    defaults = tree.default_choices()
+    groups = []
+    for group, choices in tree.groups(config_dir).items():
+        default = defaults.get(group)
+        default = default if isinstance(default, list) else [default]
+        shown = ", ".join(f"{choice}*" if choice in default else choice for choice in choices)
+        groups.append(_entry(group, shown, width))
+    values = tree.override_keys({}, config_dir)
+    meanings = {key: setting.meaning for key, setting in SETTINGS.items()}
+    meanings |= tree.comments_on(_INSIDE) | _ELSEWHERE
+    overrides = []
+    for key, meaning in meanings.items():
+        value = values.get(key)
+        now = "" if value is None else f" ({str(value).replace(' ', '')})"
+        overrides.append(_entry(f"{key}=", meaning + now, width))
+    options = [
+        _entry("-m, --multirun", "run every combination of comma-separated values", width),
+        _entry("--config-dir DIR", "a folder of your own configs: DIR/model/mine.yaml is model=mine", width),
+        _entry("--cfg job|hydra|all", "print the config instead of running it", width),
+        _entry("--resolve, --package P", "with --cfg: interpolations resolved; only the node P", width),
+    ]
+    return "\n".join(
+        [
+            "usage: cflow run [-m] [--config-dir DIR] [--cfg job] [key=value …]",
+            "",
+            "Train a network, step its flows beside it, and record every step.",
+            "",
+            "choices (* is the default; group=choice selects, group.key=value sets what is inside):",
+            *groups,
+            "",
+            "overrides:",
+            *overrides,
+            "",
+            "options:",
+            *options,
+            "",
+            _EPILOG.rstrip(),
+        ]
+    )
+
+
+def _entry(name: str, text: str, width: int) -> str:
+    start = 30
+    lines = textwrap.wrap(text, max(width - start, 30), break_on_hyphens=False) or [""]
+    gap = " " * (start - 2 - len(name)) if len(name) <= start - 4 else "\n" + " " * start
+    first = f"  {name}{gap}{lines[0]}"
+    return "\n".join([first, *(" " * start + line for line in lines[1:])])
+
+
+def conclude(result: RunResult | None) -> int:
+    """Say how a run ended, and show its summary; the exit status. None is a run that had ended before."""
+    if result is None:
+        return 0
+    if result.status == "failed":
+        print(f"error: {result.reason}", file=sys.stderr)
+    elif result.status == "interrupted":
+        print(f"interrupted: {result.reason}; continue with: cflow resume {result.folder}", file=sys.stderr)
+    _print_summary(result.folder)
+    print(f"folder: {result.folder}")
+    return result.exit_code
+
+
+def conclude_sweep(result: SweepResult | None) -> int:
+    """The same of a sweep; how its runs ended is asked of the runs themselves."""
+    if result is None:
+        return 0
+    _print_summary(result.folder)
+    print(f"folder: {result.folder}")
+    found = sweeps.cells(result.folder)
+    unfinished = [cell for cell in found if cell.status in sweeps.UNFINISHED]
+    if unfinished:
+        print(
+            f"error: {len(unfinished)} of {len(found)} runs did not finish; to continue them: "
+            f"{sweeps.resume_command(result.folder)}",
+            file=sys.stderr,
+        )
+    return result.exit_code or (EXIT_FAILED if unfinished else 0)
+
+
+def _print_summary(folder: Path) -> None:
+    try:
+        report.main([str(folder)])
+    except UserError as error:
+        print(f"no summary: {error}", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""Checks of a whole config, before anything is computed or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cflow_cli.config.building import build_options
+from cflow_cli.config.settings import SETTINGS, Settings
+from cflow_cli.config.tree import default_choices
+from cflow_cli.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from cflow_cli.curvature.options import EigsOptions
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What of a config can be built without JAX: the top level, processes, measurements, eigenvalue options."""
+
+    settings: Settings
+    processes: tuple[Any, ...]
+    measurements: tuple[Any, ...]
+    eigs: EigsOptions
+
+
+def check(cfg: DictConfig) -> Checked:
+    """Check all of a composed config that can be checked without data and device.
+
+    Parameters
+    ----------
+    cfg
+        Without Hydra's own node.
+
+    Raises
+    ------
+    UserError
+        One sentence on the first thing that is wrong.
+    """
+    try:
+        settings_keys = {key.split(".")[0] for key in SETTINGS}
+        known = settings_keys | set(default_choices()) - {"experiment", "launcher"}
+        for key in cfg:
+            if key not in known:
+                hint = did_you_mean(str(key), known)
+                raise UserError(
+                    f"unknown key {str(key)!r}{hint}; the top level has {', '.join(sorted(known))}"
+                )
+        if not cfg.get("processes"):
+            raise UserError("processes must name at least one, as in 'processes=[discrete,central]'")
+        # measurements=[] leaves no node of that name.
+        for key in sorted(known - {"measurements"} - {str(key) for key in cfg}):
+            raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
+        settings = Settings.of({key: _plain(cfg.get(key)) for key in settings_keys})
+        # The schedule first: the optimizer holds it, and a mistake should be named where it was made.
+        for group in ("schedule", "optimizer"):
+            _check_numbers(cfg[group], group)
+        processes, measurements = (
+            tuple(build_options(node, f"{group}.{name}") for name, node in (cfg.get(group) or {}).items())
+            for group in ("processes", "measurements")
+        )
+        return Checked(settings, processes, measurements, build_options(cfg.eigs, "eigs"))
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+_FRACTIONS = ("b1", "b2", "decay", "momentum")
+_NOT_NEGATIVE = ("eps", "eps_root", "weight_decay", "initial_accumulator_value", "initial_scale")
+
+
+def _check_numbers(node: Any, where: str) -> None:
+    """Every value of an optimizer or schedule is a number or a switch; decays are below 1."""
+    if not isinstance(node, DictConfig):
+        return
+    if node.get("_target_") is None:
+        raise UserError(f"{where} has no _target_, such as _target_: optax.adam")
+    for key, value in node.items():
+        name = str(key)
+        full = f"{where}.{name}"
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _check_numbers(value, full)  # an optimizer within an optimizer
+        if name.startswith("_") or name.endswith("dtype") or isinstance(value, DictConfig | ListConfig):
+            continue
+        if isinstance(value, str):
+            raise UserError(f"{full} must be a number, got {value!r}")
+        if name in _FRACTIONS and value is not None and not 0 <= value < 1:
+            raise UserError(f"{full} must be at least 0 and below 1, got {value}")
+        if name in _NOT_NEGATIVE and value is not None and not value >= 0:
+            raise UserError(f"{full} must not be negative, got {value}")

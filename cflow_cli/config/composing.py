@@ -1,0 +1,297 @@
+"""Composing a config with Hydra, and saying in one sentence what is wrong with a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cflow_cli.config.checking import check
+from cflow_cli.config.tree import (
+    PRIMARY,
+    choices_of_experiment,
+    conf_dir,
+    default_choices,
+    groups,
+    override_keys,
+)
+from cflow_cli.config.values import format_value
+from cflow_cli.errors import UserError, did_you_mean
+
+# Hydra's name of a launcher -> the extra of ours that brings it.
+LAUNCHER_EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "cflow_local": "slurm",
+    "cflow_slurm": "slurm",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+}
+_MAX_LABEL = 80
+
+
+# --- composing ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hydra_session(config_dir: Path | None = None) -> Iterator[Hydra]:
+    """Hydra set up on conf/ and, after it, the user's folder.
+
+    Parameters
+    ----------
+    config_dir
+        The folder given with ``--config-dir``, if any.
+    """
+    groups(config_dir)
+    register_resolvers()
+    state = Singleton.get_state()
+    GlobalHydra.instance().clear()
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        # Before "schema", where Hydra's own --config-dir puts it. In the search path, not in an override: the
+        # jobs of a sweep take it with them, also to another machine.
+        schema = search_path.get_path().pop()
+        search_path.append("command-line", f"file://{config_dir.resolve()}")
+        search_path.append(schema.provider, schema.path)
+    try:
+        yield Hydra.create_main_hydra2(task_name="cflow", config_search_path=search_path)
+    finally:
+        Singleton.set_state(state)
+
+
+def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> DictConfig:
+    """Compose the config of one run and check it.
+
+    Parameters
+    ----------
+    overrides
+        As on the command line: ``["optimizer=adam", "lr=0.01"]``.
+    config_dir
+        A folder of further configs.
+
+    Raises
+    ------
+    UserError
+        One sentence on what is wrong and what is allowed.
+
+    Examples
+    --------
+    >>> cfg = compose(["optimizer=adam", "lr=0.01"])
+    >>> cfg.optimizer.learning_rate, cfg.model.widths
+    (0.01, [32, 32])
+    """
+    with hydra_session(config_dir) as hydra:
+        return without_hydra(composed(hydra, overrides, config_dir))
+
+
+def composed(
+    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None = None, *, multirun: bool = False
+) -> DictConfig:
+    """Compose within a :func:`hydra_session`, Hydra's own node included, and check.
+
+    With ``multirun`` sweeps such as ``lr=0.1,0.2`` are accepted; their values are left to be checked.
+    """
+    problem = _first_problem(overrides, config_dir, multirun=multirun)
+    if problem:
+        raise UserError(problem)
+    try:
+        cfg = hydra.compose_config(
+            config_name=PRIMARY,
+            overrides=for_hydra(overrides),
+            run_mode=RunMode.MULTIRUN if multirun else RunMode.RUN,
+            with_log_configuration=False,
+            from_shell=False,
+        )
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_from_hydra(error)) from error
+    if not multirun:
+        check(without_hydra(cfg))
+    return cfg
+
+
+def _from_hydra(error: Exception) -> str:
+    """One sentence from an error of Hydra's; its own have several lines and list all search paths."""
+    text = " ".join(" ".join(str(e) for e in (error, error.__cause__) if e is not None).split())
+    pattern = r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.*?) Config search"
+    missing = re.search(pattern, text)
+    if missing and missing[1] == "hydra/launcher" and missing[2] in LAUNCHER_EXTRAS:
+        return (
+            f"the launcher {missing[2].removeprefix('cflow_')} is not installed; "
+            f"pip install 'cflow[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
+        )
+    pattern = r"hydra\.(launcher\.\S+?)=(\S+) Value .* could not be converted to (\w+)"
+    mistyped = re.search(pattern, text)
+    if mistyped:
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{mistyped[1]} must be {kind.get(mistyped[3], mistyped[3].lower())}, got {mistyped[2]}"
+    if missing:
+        sentence = _unknown_choice(missing[1], missing[2], missing[3].split())
+        return sentence + ("; others come with Hydra's plugins" if missing[1].startswith("hydra/") else "")
+    return text
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """A copy of a config without Hydra's own node."""
+    plain = cfg.copy()
+    with open_dict(plain):
+        del plain["hydra"]
+    return plain
+
+
+def for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides with ``launcher.key`` as ``hydra.launcher.key``, where Hydra has it."""
+    # Mappings that are handed on as they are take any key, for which Hydra wants a sign.
+    open_ended = r"^(?=launcher\.(additional_parameters|ray\.init|ray\.remote)\.)"
+    return [
+        re.sub(r"^([+~]*)launcher\.", r"\1hydra.launcher.", re.sub(open_ended, "++", text))
+        for text in overrides
+    ]
+
+
+def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multirun: bool) -> str | None:
+    """The first override that Hydra would stumble on, in a sentence of ours."""
+    available = groups(config_dir)
+    parser = OverridesParser.create()
+    chosen: dict[str, Any] = {}
+    values, launcher_keys = [], []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            return (
+                f"cannot read the override {text!r}; write key=value, as in lr=0.05 or "
+                "'model.widths=[64,64]' (quoted, so that the shell leaves the brackets alone)"
+            )
+        key = override.key_or_group
+        if override.is_sweep_override() and not multirun:
+            return f"{text} is a sweep; add -m to run each value: cflow run -m {text}"
+        if override.is_sweep_override() and re.match("launcher[.=]", text):
+            return f"{text}: a sweep has one launcher; launch another sweep for the other"
+        if key.startswith("launcher."):
+            launcher_keys.append(key)
+        elif key in available and not override.is_delete():
+            problem, chosen[key] = _read_choice(override, text, available[key])
+            if problem:
+                return problem
+        elif not override.is_hydra_override() and not override.is_delete():
+            values.append(override)
+    experiment = available.get("experiment", {}).get(str(chosen.get("experiment")))
+    chosen = (choices_of_experiment(experiment) if experiment else {}) | chosen
+    keys = override_keys(chosen, config_dir)
+    problems = [_launcher_problem(key, chosen.get("launcher"), keys) for key in launcher_keys]
+    problems += [_value_problem(override, keys, chosen, available) for override in values]
+    return next(filter(None, problems), None)
+
+
+def _read_choice(override: Override, text: str, choices: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """What is wrong with an override of a group, if anything, and the choice that it makes (a sweep's first)."""
+    key, value = override.key_or_group, override.value()
+    asked: list[Any]
+    if isinstance(value, Glob):
+        asked = value.filter(list(choices))
+        if not asked:
+            return f"{text} matches no {key}; there are {', '.join(choices)}", None
+    elif override.is_sweep_override() and override.is_discrete_sweep():
+        asked = list(override.sweep_string_iterator())
+    else:
+        asked = [value]
+    for item in asked:
+        for name in item if isinstance(item, list) else str(item).strip("[]").split(","):
+            if name not in choices and name not in ("None", "null"):
+                return _unknown_choice(key, str(name), choices), None
+    return None, asked[0] if isinstance(asked[0], list) else str(asked[0])
+
+
+def _value_problem(
+    override: Override, keys: Mapping[str, Any], chosen: Mapping[str, Any], available: Mapping[str, Any]
+) -> str | None:
+    key = override.key_or_group
+    if "/" in key:
+        hint = did_you_mean(key, available)
+        return f"unknown config group {key!r}{hint}; groups are {', '.join(available)}"
+    known = key in keys or any(other.startswith(key + ".") for other in keys)
+    known = known or (key.endswith("._target_") and key.split(".")[0] in available)
+    # A node that is a mapping by itself (a schedule's boundaries) takes keys that its file does not list.
+    added = override.is_add() or override.is_force_add()
+    if not known and not (added and key.split(".")[0] in available):
+        return _unknown_key(key, keys, chosen, available)
+    if isinstance(keys.get(key), list) and not override.is_sweep_override():
+        value, example = override.value(), str(keys[key]).replace(" ", "")
+        if not isinstance(value, list) and value is not None and "${" not in str(value):
+            return f"{key} must be a list, as in '{key}={example}', got {format_value(value)}"
+    return None
+
+
+def _launcher_problem(key: str, launcher: str | None, keys: Mapping[str, Any]) -> str | None:
+    if launcher is None:
+        return f"{key} needs its launcher, as in launcher=slurm {key}=…"
+    # A preset of the user's own may build on one of ours; Hydra knows its keys.
+    if not (conf_dir() / "launcher" / f"{launcher}.yaml").exists():
+        return None
+    known = [name for name in keys if name.startswith("launcher.")]
+    nodes = {name.rsplit(".", 1)[0] for name in known if name.count(".") > 1}
+    if key in known or any(key == node or key.startswith(node + ".") for node in nodes):
+        return None
+    inside = ", ".join(name.removeprefix("launcher.") for name in known) or "no keys"
+    return f"unknown key {key!r}{did_you_mean(key, known)}; launcher={launcher} has {inside}"
+
+
+def _unknown_choice(group: str, name: str, choices: Iterable[str]) -> str:
+    return f"unknown {group} {name!r}{did_you_mean(name, choices)}; choose from {', '.join(choices)}"
+
+
+def _unknown_key(key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], groups: Iterable[str]) -> str:
+    tops = {name.split(".")[0] for name in (*keys, *groups)}
+    hint = did_you_mean(key, [*keys, *groups])
+    head = key.split(".")[0]
+    if "." not in key or head not in tops:
+        return f"unknown key {key!r}{hint}; the top level has {', '.join(sorted(tops))}"
+    inside = [name.removeprefix(head + ".") for name in keys if name.startswith(head + ".")]
+    choice = chosen.get(head, default_choices().get(head))
+    where = f"{head}={choice}" if isinstance(choice, str) else head
+    return f"unknown key {key!r}{hint}; {where} has {', '.join(inside) or 'no keys of its own'}"
+
+
+def register_resolvers() -> None:
+    """Make the interpolations of conf/ known; the jobs of a sweep need it in their own process."""
+    OmegaConf.register_new_resolver("cflow.label", label, replace=True)
+    OmegaConf.register_new_resolver("cflow.times", lambda a, b: a * b, replace=True)
+
+
+def label(name: str | None, optimizer: str, overrides: Sequence[str]) -> str:
+    """Readable part of a run folder's name: ``gd_lr-0.05_widths-64-64``.
+
+    No ``=``: readers take folders named ``key=value`` for partitions of a table.
+
+    Parameters
+    ----------
+    name
+        The run's name; the optimizer's when None.
+    optimizer
+        Choice of the optimizer group.
+    overrides
+        Overrides of the run; the last part of each key and the value are used, of a path its last part.
+    """
+    parts = [[str(name or optimizer)]]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in ("optimizer", "name"):
+            parts.append([key.rsplit(".", 1)[-1], value.rstrip("/").rsplit("/", 1)[-1]])
+    clean = [[re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in part] for part in parts]
+    text = "_".join("-".join(part) for part in clean)
+    return text if len(text) <= _MAX_LABEL else text[:_MAX_LABEL].rstrip("_-.")

@@ -1,0 +1,288 @@
+"""The settings of a config's top level, in one table.
+
+A setting is a field of :class:`Settings` or of one of its nodes, :class:`CheckpointSettings` and :class:`InitSettings`:
+the field's name is its key, and beside it stand its meaning, what is allowed, and the check of that. Checks, messages,
+``cflow run --help``, completion and the documentation read them from :data:`SETTINGS`, and a test compares
+``conf/config.yaml`` with it. Standard library only, because help and completion wait for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cflow_cli.config.values import (
+    Check,
+    format_value,
+    not_negative,
+    one_of,
+    positive,
+    require,
+    unless,
+    whole,
+    whole_from,
+)
+from cflow_cli.errors import UserError, did_you_mean
+
+DTYPES = ("float32", "float64")
+DEVICES = ("auto", "cpu", "gpu", "cuda", "rocm", "tpu")
+# What may differ between a run and its continuation: how far and how, not what.
+CHANGEABLE = ("steps", "device", "devices", "checkpoint", "data.microbatch", "name")
+
+_TIME = r"(\d+(?:\.\d+)?) ?(s|min|h)"
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Parameters
+    ----------
+    meaning
+        One line for help, documentation and the comment in ``conf/config.yaml``.
+    allowed
+        What it may be, in words that go on from "must be".
+    check
+        Gives the value as a run uses it; raises a ValueError for one that is not allowed.
+    choices
+        Words it may be, for completion and "did you mean".
+    hint
+        End of the message about a value that is not allowed.
+    """
+
+    meaning: str
+    allowed: str
+    check: Check
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+
+    def read(self, key: str, value: Any) -> Any:
+        """Check a value.
+
+        Raises
+        ------
+        UserError
+            If it is not allowed.
+        """
+        try:
+            return self.check(value)
+        except ValueError:
+            hint = did_you_mean(str(value), self.choices) + self.hint
+            raise UserError(f"{key} must be {self.allowed}, got {format_value(value)}{hint}") from None
+
+
+def _setting(
+    meaning: str,
+    allowed: str,
+    check: Check,
+    *,
+    key: str | None = None,
+    choices: tuple[str, ...] = (),
+    hint: str = "",
+) -> dict[str, Any]:
+    return {"row": Setting(meaning, allowed, check, choices, hint), "key": key}
+
+
+# --- checks of single settings ----------------------------------------------------------------------
+
+
+def _device(value: Any) -> str:
+    match = re.fullmatch(r"(\w+)(?::(\d+))?", str(value))
+    require(match is not None and match[1] in DEVICES and not (match[2] and match[1] == "auto"))
+    return str(value)
+
+
+def _steps_or_time(value: Any) -> int | str:
+    if isinstance(value, str):
+        require(re.fullmatch(_TIME, value) is not None)
+        return value
+    return whole_from(1)(value)
+
+
+def _folder(value: Any) -> Path:
+    return Path(str(value)).expanduser()
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When checkpoints are written."""
+
+    every: int | str | None = field(
+        metadata=_setting(
+            "steps (100) or time (30s, 5min, 2h) between two; null for never",
+            "a number of steps, a time as in 30s, 5min or 2h, or null for never",
+            unless(None, _steps_or_time),
+        )
+    )
+    keep: int = field(
+        metadata=_setting("of the newest; 0 for all", "a number of checkpoints, 0 for all", whole_from(0))
+    )
+
+    @property
+    def steps(self) -> int | None:
+        """Steps between two, where they go by steps."""
+        return self.every if isinstance(self.every, int) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds between two, where they go by the clock."""
+        match = re.fullmatch(_TIME, self.every) if isinstance(self.every, str) else None
+        return None if match is None else float(match[1]) * _SECONDS[match[2]]
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """Where a run starts: at a state that another one has reached, if any."""
+
+    source: Path | None = field(
+        metadata=_setting(
+            "a run folder to start from instead of the model's own initialisation",
+            "the folder of a run, or null",
+            unless(None, _folder),
+            key="from",
+        )
+    )
+    process: str = field(
+        metadata=_setting(
+            "whose weights and optimizer state: discrete, central, stable, …", "the name of a process", str
+        )
+    )
+    step: int | None = field(
+        metadata=_setting(
+            "of which checkpoint; null for the newest", "a whole number, or null", unless(None, whole)
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Check what concerns several."""
+        if self.source is None and self.step is not None:
+            raise UserError("init.step needs the run to start from: init.from=outputs/… init.step=…")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The top level of a config, checked."""
+
+    lr: float = field(
+        metadata=_setting(
+            "learning rate, or the peak of its schedule; each optimizer brings its own default",
+            "a positive number",
+            positive,
+            hint="; for a schedule add schedule=cosine, say",
+        )
+    )
+    steps: int = field(metadata=_setting("optimizer steps", "a whole number of at least 1", whole_from(1)))
+    seed: int = field(
+        metadata=_setting(
+            "of the initial weights and everything else random",
+            f"a whole number from 0 to {2**32 - 1}",
+            whole_from(0, 2**32 - 1),
+        )
+    )
+    dtype: str = field(
+        metadata=_setting(
+            "precision: float32 or float64", "float32 or float64", one_of(*DTYPES), choices=DTYPES
+        )
+    )
+    device: str = field(
+        metadata=_setting(
+            "where to compute: auto, cpu, gpu, tpu, or one of several: cuda:1",
+            f"{', '.join(DEVICES)}, or one of several as in cuda:1",
+            _device,
+            choices=DEVICES,
+        )
+    )
+    warm_start: int | None = field(
+        metadata=_setting(
+            "optimizer steps before the flows branch off; null for what the optimizer needs",
+            "a whole number from 0 to steps, or null",
+            unless(None, whole_from(0)),
+        )
+    )
+    kick: float = field(
+        metadata=_setting(
+            "norm of a random kick to the discrete weights at each step",
+            "a number of at least 0",
+            not_negative,
+        )
+    )
+    devices: int | None = field(
+        metadata=_setting(
+            "devices that share the data; all for as many as JAX sees",
+            "a whole number of at least 1, or all",
+            unless("all", whole_from(1)),
+        )
+    )
+    name: str | None = field(
+        metadata=_setting(
+            "first part of the run folder's name; null for the optimizer's",
+            "text, or null",
+            unless(None, str),
+        )
+    )
+    checkpoint: CheckpointSettings = field(metadata={"node": CheckpointSettings})
+    init: InitSettings = field(metadata={"node": InitSettings})
+
+    def __post_init__(self) -> None:
+        """Check what concerns several."""
+        if self.warm_start is not None and self.warm_start > self.steps:
+            raise UserError(
+                f"warm_start must be a whole number from 0 to {self.steps}, got {self.warm_start}"
+            )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Check the top level of a config, as plain values.
+
+        Raises
+        ------
+        UserError
+            If a value is not allowed.
+        """
+        return _read_node(cls, values)
+
+
+def _key(place: Field) -> str:
+    return place.metadata.get("key") or place.name
+
+
+def _read_node(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    read = {}
+    for place in fields(kind):
+        key, value = prefix + _key(place), values.get(_key(place))
+        if (node := place.metadata.get("node")) is None:
+            read[place.name] = place.metadata["row"].read(key, value)
+        else:
+            read[place.name] = _read_node(node, _keys_checked(node, key, value), f"{key}.")
+    return kind(**read)
+
+
+def _keys_checked(kind: Any, node: str, value: Any) -> Mapping[str, Any]:
+    known = [_key(place) for place in fields(kind)]
+    if not isinstance(value, Mapping):
+        raise UserError(f"{node} must be set by its keys: {', '.join(f'{node}.{key}=…' for key in known)}")
+    for key in map(str, value):
+        if key not in known:
+            raise UserError(
+                f"unknown key '{node}.{key}'{did_you_mean(key, known)}; {node} has {', '.join(known)}"
+            )
+    return value
+
+
+def _rows(kind: Any, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    for place in fields(kind):
+        if (node := place.metadata.get("node")) is None:
+            yield prefix + _key(place), place.metadata["row"]
+        else:
+            yield from _rows(node, f"{prefix}{_key(place)}.")
+
+
+SETTINGS: dict[str, Setting] = dict(_rows(Settings))
+"""Key, such as ``lr`` or ``checkpoint.every``, -> what it means and may be, in the order of ``conf/config.yaml``."""

@@ -1,0 +1,105 @@
+"""The real optimizer: a plain optax loop, and the path it takes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from cflow_cli.optimizers.classify import EVEN
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.problem import Problem
+
+
+class DiscreteState(NamedTuple):
+    """The real optimizer: the iterate before, the iterate, its optax state, steps taken."""
+
+    before: Float[Array, " params"]
+    weights: Float[Array, " params"]
+    optimizer: Any
+    step: Int[Array, ""]
+
+
+class Trajectory(NamedTuple):
+    """Where the optimizer went in a chunk of steps.
+
+    Parameters
+    ----------
+    weights
+        Iterates, with one row of context before the first step: row 1 + r is step ``first`` + r.
+    step_size
+        D of each step, shape (rows, n) or (rows, 1); row r is step ``first`` + r.
+    moments
+        Second moments at the start of each step, as many arrays as the state has; none where no measurement asks.
+    """
+
+    weights: Float[Array, "rows params"]
+    step_size: Float[Array, "rows params_or_1"]
+    moments: tuple[Float[Array, "rows ..."], ...] = ()
+
+
+def moments_of(optimizer: UpdateMap, state: Any) -> tuple[Array, ...]:
+    """The second moments in a state of the optimizer: its even leaves."""
+    return tuple(x for x, p in zip(jax.tree.leaves(state), optimizer.parity, strict=True) if p == EVEN)
+
+
+@eqx.filter_jit
+def run_discrete(
+    problem: Problem,
+    optimizer: UpdateMap,
+    state: DiscreteState,
+    rows: int,
+    count: Array,
+    key: Array,
+    kick: Array,
+    keep_moments: bool = False,
+) -> tuple[DiscreteState, Trajectory]:
+    """A plain optax loop of ``count`` ≤ ``rows`` steps, with the path it took (and w_{t−1} before it).
+
+    Parameters
+    ----------
+    problem, optimizer, state
+        What is minimised, how, and from where.
+    rows, count
+        Steps that the path has room for, and steps to take.
+    key, kick
+        Of a Gaussian kick of this norm after each step; none where ``kick`` is 0.
+    keep_moments
+        Whether the path has the optimizer's second moments.
+    """
+    n, dtype = state.weights.shape[0], state.weights.dtype
+    uniform = optimizer.uniform or optimizer.refusal is not None
+    moments = moments_of(optimizer, state.optimizer) if keep_moments else ()
+    path = Trajectory(
+        jnp.zeros((rows + 2, n), dtype).at[0].set(state.before).at[1].set(state.weights),
+        jnp.ones((rows, 1 if uniform else n), dtype),
+        tuple(jnp.zeros((rows, *m.shape), m.dtype) for m in moments),
+    )
+
+    def body(r: Array, carry: tuple[DiscreteState, Trajectory]) -> tuple[DiscreteState, Trajectory]:
+        state, path = carry
+        # optax's own update, its numbers known to the compiler: equal to a plain optax loop to the bit.
+        delta, new = optimizer.transformation.update(
+            problem.gradient(state.weights), state.optimizer, state.weights
+        )
+        w = optax.apply_updates(state.weights, delta)
+        w = jax.lax.cond(
+            kick > 0,
+            lambda w: w + kick * jax.random.normal(jax.random.fold_in(key, state.step), (n,), dtype) / n**0.5,
+            lambda w: w,
+            w,
+        )
+        if optimizer.refusal is None:
+            d, _ = optimizer.linear_response(new)
+            path = path._replace(step_size=path.step_size.at[r].set(d))
+        if keep_moments:
+            here = zip(path.moments, moments_of(optimizer, state.optimizer), strict=True)
+            path = path._replace(moments=tuple(rows.at[r].set(m) for rows, m in here))
+        path = path._replace(weights=path.weights.at[r + 2].set(w))
+        return DiscreteState(state.weights, w, new, state.step + 1), path
+
+    return jax.lax.fori_loop(0, count, body, (state, path))

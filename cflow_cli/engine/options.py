@@ -1,0 +1,127 @@
+"""What a simulation is asked for: settings without JAX, so that a config is checked quickly.
+
+A process answers for its kind with class attributes:
+
+``name``
+    What it is called in tables and configs.
+``is_flow``
+    Whether it is a model of the dynamics, which branches off after the warm start.
+``first_step``
+    The first step that it has a row for.
+``switch``
+    The one bit in which two kinds differ that share a compiled program: midpoint or iterate, oscillating or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.errors import UserError
+from cflow_cli.flows.options import Ablated, Central, Edge, Rod, Stable, Stationary
+from cflow_cli.measurements import built_in
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The real optimizer: a plain optax loop, measured at every iterate."""
+
+    name: ClassVar[str] = "discrete"
+    is_flow: ClassVar[bool] = False
+    first_step: ClassVar[int] = 0
+    switch: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Midpoint:
+    """The oscillation-free view of the real optimizer, w* = (w₋ + 2w + w₊)/4, measured, not stepped."""
+
+    name: ClassVar[str] = "midpoint"
+    is_flow: ClassVar[bool] = False
+    first_step: ClassVar[int] = 1  # the first iterate has none before it
+    switch: ClassVar[bool] = True
+
+
+BUILT_IN: dict[str, Any] = {
+    kind.name: kind for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge)
+}
+"""Every process that comes with the package, by its name."""
+
+DEFAULT_PROCESSES = ("discrete", "midpoint", "stable", "central")
+DEFAULT_MEASUREMENTS = ("evaluation", "coordinates", "sharpness")
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """All settings of a simulation but the problem, the optimizer and where it starts.
+
+    Parameters
+    ----------
+    processes
+        Names of :data:`BUILT_IN`, or options of processes; "discrete" is always run, and recorded if named.
+    measurements
+        What is measured along each process: names of :data:`cflow_cli.measurements.built_in.BUILT_IN`, or measurements.
+    steps
+        Optimizer steps.
+    warm_start
+        Steps of the optimizer before the flows branch off; by default 5 for adaptive optimizers, whose D is infinite
+        at first, else 0.
+    seed
+        Of the starting vectors of the eigensolver, of the kicks and of the watched coordinates.
+    eigs
+        Eigenvalue tracking.
+    kick
+        Norm of a Gaussian kick added to the discrete weights at each step; 0 leaves the plain optax loop.
+    chunk
+        Most steps per compiled call; by default as many as keep the path below 256 MB, at most 50. A call takes fewer
+        where that many would last longer than a second; no result depends on it.
+    pause_every
+        A chunk ends at every multiple of this step, for checkpoints; None for wherever it suits.
+
+    Raises
+    ------
+    UserError
+        If one is out of range, or a process or measurement is named twice or unknown.
+    """
+
+    processes: tuple[Any, ...] = DEFAULT_PROCESSES
+    measurements: tuple[Any, ...] = DEFAULT_MEASUREMENTS
+    steps: int = 500
+    warm_start: int | None = None
+    seed: int = 0
+    eigs: EigsOptions = field(default_factory=EigsOptions)
+    kick: float = 0.0
+    chunk: int | None = None
+    pause_every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Name processes by their options, and check what no type can say."""
+        for what, known in (("processes", BUILT_IN), ("measurements", built_in.BUILT_IN)):
+            members = tuple(_by_name(member, what, known) for member in getattr(self, what))
+            object.__setattr__(self, what, members)
+        if self.steps < 1:
+            raise UserError(f"steps must be at least 1, got {self.steps}")
+        if self.kick < 0:
+            raise UserError(f"kick must not be negative, got {self.kick}")
+        for what, members in (("processes", self.processes), ("measurements", self.measurements)):
+            names = [m.name for m in members]
+            if len(set(names)) < len(names) or (what == "processes" and not names):
+                raise UserError(
+                    f"{what} must name each once{' and at least one' * (what == 'processes')}, got {names}"
+                )
+        if self.warm_start is not None and not 0 <= self.warm_start <= self.steps:
+            raise UserError(f"warm_start must lie between 0 and steps={self.steps}, got {self.warm_start}")
+
+
+_SINGULAR = {"processes": "process", "measurements": "measurement"}
+
+
+def _by_name(member: Any, what: str, known: Mapping[str, Any]) -> Any:
+    """A process or measurement, built with its defaults where only its name is given."""
+    if not isinstance(member, str):
+        return member
+    if member not in known:
+        raise UserError(f"unknown {_SINGULAR[what]} {member!r}; choose from {', '.join(known)}")
+    return known[member]()

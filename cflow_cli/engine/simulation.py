@@ -1,0 +1,425 @@
+"""The optimizer and its flows in lock-step, in compiled chunks of steps.
+
+Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.problem.Problem` and an optax optimizer. The
+loop, one chunk at a time::
+
+    while simulation.step < steps:
+        discrete, path = run_discrete(problem, optimizer, discrete, count)        # the optimizer, as optax has it
+        for process in processes:                                                 # side by side, in threads
+            state, records = run_chunk(process, problem, context, state, path)    # beside the same path
+            # again with a larger block of eigenvectors, from the step for which it had become too small
+        yield recorder.chunk(records)                                             # rows of the two tables
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array
+
+from cflow_cli.curvature.block import random_rows
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.engine import measuring
+from cflow_cli.engine.caches import make_room
+from cflow_cli.engine.discrete import DiscreteState, Trajectory, run_discrete
+from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
+from cflow_cli.engine.options import Discrete, SimulationOptions
+from cflow_cli.engine.processes import Context, FlowProcess, Observer, Process
+from cflow_cli.engine.recording import Chunk, Recorder
+from cflow_cli.engine.running import Running
+from cflow_cli.engine.snapshot import Snapshot, Start
+from cflow_cli.errors import UserError
+from cflow_cli.measurements.base import Setup
+from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.problem import Problem
+from cflow_cli.records import Column
+
+# Memory of the path of a chunk, and the longest: what is longer compiles no faster and answers signals late.
+_PATH_BYTES = 256 * 2**20
+_LONGEST_CHUNK = 50
+# The first chunk is short, so that something is seen soon and the pace is known.
+_FIRST_CHUNK = 4
+# A signal is answered, and a bar moves, at the end of a chunk.
+_CHUNK_SECONDS = 1.0
+# Weights below which a recompilation for a larger block costs more than the products that a smaller one saves.
+_FEW_WEIGHTS = 50_000
+# Steps in which Adam's and RMSProp's second moments come up from zero far enough for D to be finite.
+_ADAPTIVE_WARM_START = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of :func:`simulate`.
+
+    Parameters
+    ----------
+    metrics
+        One row per step and process; columns as :attr:`Simulation.columns`.
+    eigenvalues
+        Long: step, process, kind, index, value; kinds as :attr:`Simulation.kinds`.
+    weights
+        Final flat weights of each process that has some, shape (n,).
+    counts
+        Gradients, Hessian-vector products and third derivatives spent per process.
+    statuses
+        How each process ended, since which step, and a sentence.
+    """
+
+    metrics: pd.DataFrame
+    eigenvalues: pd.DataFrame
+    weights: dict[str, np.ndarray]
+    counts: dict[str, dict[str, int]]
+    statuses: dict[str, dict[str, Any]]
+
+
+class Simulation:
+    """The optimizer and the processes beside it; iterate over it to run, chunk by chunk.
+
+    Parameters
+    ----------
+    problem
+        The training loss; its ``w0`` fixes start and precision.
+    optimizer
+        Any optax ``GradientTransformation``, learning rate included.
+    options
+        All other settings.
+    learning_rate
+        Number or schedule, only for the ``learning_rate`` column.
+    start
+        Where to start instead of the problem's ``w0``. The optimizer's state is taken over where it has the same form,
+        as :attr:`takes_over` then says.
+    keep_rows
+        Whether :meth:`result` has all rows; False leaves them to whoever takes the chunks, and memory does not grow.
+    **changes
+        Fields of :class:`~cflow_cli.engine.options.SimulationOptions`, instead of or on top of ``options``.
+
+    Raises
+    ------
+    UserError
+        If an option is out of range, a process unknown, or a flow is asked of an optimizer that has none.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        optimizer: optax.GradientTransformation,
+        options: SimulationOptions | None = None,
+        *,
+        learning_rate: float | Callable[[Any], Any] | None = None,
+        start: Start | None = None,
+        keep_rows: bool = True,
+        **changes: Any,
+    ) -> None:
+        self.options = options = replace(options or SimulationOptions(), **changes)
+        make_room()
+        self.problem = problem = problem if start is None else moved_to(problem, start)
+        self.optimizer = UpdateMap.of(optimizer, problem.w0)
+        self._check_flows()
+        self.discrete, self.takes_over = self._begin(start)
+        self.warm_start = self._warm_start()
+        self.eigs = _fit_to(options.eigs, problem.num_parameters)
+        self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by _fit_to
+        self._kick_key, self._block_key, probe_key = jax.random.split(jax.random.PRNGKey(options.seed), 3)
+        loss, gradient = eqx.filter_jit(lambda p: (p.loss(p.w0), p.gradient(p.w0)))(problem)
+        setup = Setup(problem, self.optimizer, self.eigs, np.asarray(gradient), options.seed)
+        fixed = tuple(m.prepare(setup) for m in options.measurements)
+        self.context = Context(
+            initial_loss=loss,
+            probe=random_rows(probe_key, 1, problem.num_parameters, problem.w0.dtype)[0],
+            last_step=jnp.asarray(options.steps - 1, jnp.int32),
+            branch_step=jnp.asarray(self.warm_start, jnp.int32),
+            fixed=jax.tree.map(jnp.asarray, fixed),
+        )
+        self.schema = measuring.schema(options.processes, options.measurements)
+        self._recorder = Recorder(self.schema, measuring.indices(options.measurements, fixed), learning_rate)
+        self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
+        self._keep_rows, self._chunks = keep_rows, list[Chunk]()
+        self._pace = min(_FIRST_CHUNK, self._rows)
+        self._running = {p.name: Running(p, self._process(p)) for p in options.processes}
+
+    # --- setting up ---------------------------------------------------------------------------------
+
+    def _check_flows(self) -> None:
+        flows = [p.name for p in self.options.processes if p.is_flow]
+        if self.optimizer.refusal and flows:
+            raise UserError(
+                f"no {' or '.join(flows)} flow for this optimizer: {self.optimizer.refusal}; "
+                "run it with processes=[discrete]"
+            )
+
+    def _begin(self, start: Start | None) -> tuple[DiscreteState, bool]:
+        """The optimizer before its first step, and whether its state was taken over."""
+        w = self.problem.w0
+        state, taken = self.optimizer.init(w), None
+        if start is not None:
+            taken = filled(state, start.optimizer)
+        before = w if start is None else jnp.asarray(start.before, w.dtype)
+        return DiscreteState(
+            before, w, state if taken is None else taken, jnp.zeros((), jnp.int32)
+        ), taken is not None
+
+    def _warm_start(self) -> int:
+        if self.options.warm_start is not None:
+            return self.options.warm_start
+        least = _ADAPTIVE_WARM_START if self.optimizer.adaptive and not self.takes_over else 0
+        if least > self.options.steps:
+            raise UserError(f"warm_start must lie between 0 and steps={self.options.steps}, got {least}")
+        return least
+
+    def _process(self, kind: Any) -> Process[Any]:
+        if kind.is_flow:
+            stepper = kind.stepper(self.optimizer, self.eigs)
+            return FlowProcess(stepper, self.eigs, kind.substeps, self.options.measurements)
+        return Observer(self.optimizer, self.eigs, self.options.measurements)
+
+    # --- what there is to see -----------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return int(self.discrete.step)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps wanted."""
+        return self.options.steps
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns of the metrics."""
+        return self.schema.columns
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of the long table and their meaning."""
+        return self.schema.kinds
+
+    @property
+    def processes(self) -> dict[str, Process[Any]]:
+        """What is stepped, by name."""
+        return {name: run.process for name, run in self._running.items()}
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """State of each process that has begun, with the memories of the measurements along it."""
+        return {name: run.state for name, run in self._running.items() if run.state is not None}
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Eigenvectors that each process follows."""
+        return {name: run.block for name, run in self._running.items() if run.state is not None}
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Gradients, Hessian-vector products and third derivatives spent per process."""
+        return {name: dict(run.counts) for name, run in self._running.items()}
+
+    @property
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """How each process stands: status, the step of its end if it stopped, steps with each complaint, a sentence."""
+        return {name: run.standing() for name, run in self._running.items()}
+
+    def result(self) -> Result:
+        """Everything so far, as data frames and arrays.
+
+        Raises
+        ------
+        ValueError
+            Without ``keep_rows``: then the rows are only in the chunks.
+        """
+        if not self._keep_rows:
+            raise ValueError("this simulation was made not to keep its rows: they are only in its chunks")
+        metrics, eigenvalues = self._recorder.frames(self._chunks)
+        return Result(metrics, eigenvalues, self.weights(), self.counts, self.statuses)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Weights that the optimizer and each flow have reached."""
+        own = {name: run.weights for name, run in self._running.items() if run.state is not None}
+        own |= {Discrete.name: self.discrete.weights}
+        return {name: np.asarray(w) for name, w in own.items() if w is not None}
+
+    # --- running ------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Run to the end, yielding after each chunk; leaving the loop early leaves everything consistent."""
+        # Devices that exchange sums must be given all programs in one order.
+        at_once = len(self._running) if self.problem.num_devices == 1 else 1
+        with ThreadPoolExecutor(max_workers=max(at_once, 1)) as threads:
+            while self.step < self.steps:
+                yield self._advance(threads)
+
+    def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
+        began, first, begin = time.monotonic(), self.step, self.discrete
+        count = self._next_count(first)
+        self.discrete, path = self.take_path(self._rows, count)
+        for run in self._running.values():
+            if run.state is None and (not run.kind.is_flow or first >= self.warm_start):
+                run.begin(self._initial(run, begin, self._least_block), first)
+        at_work = [r for r in self._running.values() if r.state is not None and not r.status.stops]
+        compared = self._compare(at_work, path, first)
+        parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
+        records = [p for part in parts for p in part[0]]
+        chunk = self._recorder.chunk(first, first + count, records, compared)
+        chunk.messages.extend(m for part in parts for m in part[1])
+        if self._keep_rows:
+            self._chunks.append(chunk)
+        seconds = max(time.monotonic() - began, 1e-6) / count
+        self._pace = max(1, min(int(_CHUNK_SECONDS / seconds), self._rows))
+        return chunk
+
+    def _next_count(self, first: int) -> int:
+        """Steps of the next chunk: it ends where flows branch off, at pauses, and where processes are compared."""
+        until = self.warm_start if first < self.warm_start else self.steps
+        ends = [self._rows, self.options.pause_every or self.steps]
+        ends += [m.every for m in self.options.measurements if m.compares]
+        return min(self._pace, until - first, *(end - first % end for end in ends))
+
+    def take_path(self, rows: int, count: int) -> tuple[DiscreteState, Trajectory]:
+        """The optimizer ``count`` steps on, and its path with room for ``rows``; the simulation itself stays."""
+        return run_discrete(
+            self.problem,
+            self.optimizer,
+            self.discrete,
+            rows,
+            jnp.asarray(count),
+            self._kick_key,
+            jnp.asarray(self.options.kick, self.problem.w0.dtype),
+            any(m.needs_moments for m in self.options.measurements),
+        )
+
+    def _initial(self, run: Running, at: DiscreteState, block: int) -> Any:
+        return run.initial(at.weights, at.optimizer, block, self._block_key, self.problem)
+
+    def _advance_process(
+        self, run: Running, path: Trajectory, first: int, count: int
+    ) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[str]]:
+        """Step one process through a chunk, growing its block as often as needed."""
+        parts, messages, row = [], [], max(run.kind.first_step - first, 0)
+        while row < count:
+            done, grow, stopped, records = run.advance(self.problem, self.context, path, first, row, count)
+            if done > row:
+                parts.append((run.kind.name, records))
+            row = done
+            if stopped:
+                messages.append(run.stop(records))
+                break
+            if grow:
+                run.grow(self.eigs, self.problem.num_parameters, first + row, self._block_key)
+            elif row == count and parts:
+                at_boundary = (first + count) % self._rows == 0
+                run.shrink_if_roomy(self.eigs, parts[-1][1], self._block_key, at_boundary, 2 * _LONGEST_CHUNK)
+        return parts, messages
+
+    def _compare(
+        self, at_work: list[Running], path: Trajectory, first: int
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Columns of each process at step ``first`` from the weights of all, where that is due."""
+        due = [m for m in self.options.measurements if m.compares and first % m.every == 0]
+        if not due:
+            return {}
+        before, here, after = path.weights[:3]
+        weights: dict[str, Array] = {}
+        for run in at_work:
+            own = run.weights
+            if first >= run.kind.first_step:
+                seen = (before + 2 * here + after) / 4 if run.kind.switch else here
+                weights[run.kind.name] = seen if own is None else own
+        columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in weights}
+        for measurement in due:
+            for name, values in (measurement.across(weights) or {}).items():
+                columns[name] |= {key: np.asarray(value) for key, value in values.items()}
+        return columns
+
+    # --- going on -----------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The state between two chunks, from which an equal simulation goes on bit for bit."""
+        header: dict[str, Any] = {"step": self.step, "processes": {}}
+        arrays = arrays_by_name(self.discrete, "discrete")
+        for name, run in self._running.items():
+            if run.state is not None:
+                header["processes"][name] = run.notes()
+                arrays |= arrays_by_name(run.state, _prefix(name))
+        return Snapshot(header, arrays)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of a simulation with the same settings.
+
+        Raises
+        ------
+        UserError
+            If it is not a snapshot of such a simulation.
+        """
+        foreign = UserError("the checkpoint does not belong to a run with these settings")
+        known = snapshot.header["processes"]
+        discrete = filled(self.discrete, snapshot.arrays, "discrete")
+        if discrete is None or not set(known) <= set(self._running):
+            raise foreign
+        self.discrete = discrete
+        for name, notes in known.items():
+            run = self._running[name]
+            form = eqx.filter_eval_shape(lambda: self._initial(run, self.discrete, notes["block"]))  # noqa: B023
+            state = filled(form, snapshot.arrays, _prefix(name))
+            if state is None:
+                raise foreign
+            run.restore(state, notes)
+
+
+def simulate(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    options: SimulationOptions | None = None,
+    **settings: Any,
+) -> Result:
+    """Run an optimizer with its midpoints and flows side by side.
+
+    Parameters
+    ----------
+    problem, optimizer, options, **settings
+        As in :class:`Simulation`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> from cflow_cli import Problem, simulate
+    >>> problem = Problem.from_function(lambda w: 0.5 * jnp.sum(jnp.array([3.0, 1.0, 0.5]) * w**2), jnp.ones(3))
+    >>> result = simulate(problem, optax.sgd(0.1), processes=("discrete", "midpoint"), steps=3)  # and "central", …
+    >>> float(result.metrics.query("process == 'midpoint'").effective_sharpness.iloc[-1].round(5))
+    0.3
+    """
+    simulation = Simulation(problem, optimizer, options, **settings)
+    for _ in simulation:
+        pass
+    return simulation.result()
+
+
+def _prefix(name: str) -> str:
+    """Of the arrays of a process in a snapshot; "discrete" is the optimizer itself."""
+    return "iterates" if name == Discrete.name else name
+
+
+def _fit_to(eigs: EigsOptions, n: int) -> EigsOptions:
+    """Options with the default size of block, or blocks that hold the whole spectrum of a handful of weights."""
+    block = eigs.block or min(6 if n < _FEW_WEIGHTS else 4, eigs.max_tracked)
+    if n > block:
+        return replace(eigs, block=block, max_tracked=min(eigs.max_tracked, n))
+    whole = copy(eigs)
+    for name, value in {"block": n, "max_tracked": n, "guard_vectors": 0}.items():
+        object.__setattr__(whole, name, value)  # no guard is needed, which the checks do not allow
+    return whole
+
+
+def _chunk_length(problem: Problem, optimizer: UpdateMap, steps: int) -> int:
+    per_row = problem.num_parameters * problem.w0.dtype.itemsize * (1 if optimizer.uniform else 2)
+    return max(1, min(_LONGEST_CHUNK, _PATH_BYTES // per_row, steps))

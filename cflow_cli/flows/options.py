@@ -1,0 +1,224 @@
+"""Settings of the flows, without JAX, so that a config is checked quickly; each names the module of its step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.errors import UserError
+from cflow_cli.records import Column
+
+if TYPE_CHECKING:
+    from cflow_cli.flows.base import Stepper
+    from cflow_cli.optimizers.update_map import UpdateMap
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow stepped beside the optimizer.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    """
+
+    substeps: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.substeps < 1:
+            raise ValueError(f"substeps must be at least 1, got {self.substeps}")
+
+    name: ClassVar[str]
+    is_flow: ClassVar[bool] = True
+    first_step: ClassVar[int] = 0
+    oscillates: ClassVar[bool] = True
+    penalty: ClassVar[bool] = True
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """Columns that only this flow knows: what its step puts into ``extra``."""
+
+    @property
+    def switch(self) -> bool:
+        """The bit in which flows differ that share a compiled program: whether they oscillate."""
+        return self.oscillates
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of this flow, by default that of the central flow."""
+        # Configs are checked without JAX.
+        from cflow_cli.flows.central import CentralStepper, suitable_batch
+
+        if self.oscillates and not optimizer.stiffens:
+            raise UserError(
+                f"no {self.name} flow for this optimizer: a small oscillation shrinks its second moment (as Yogi's), "
+                "so no single variance holds S_eff at 2; run it with 'processes=[discrete,midpoint,stable,rod]'"
+            )
+
+        return CentralStepper(optimizer, eigs, 1 / self.substeps, suitable_batch(), self.penalty)
+
+
+@dataclass(frozen=True)
+class Stable(Flow):
+    """The smooth limit of the optimizer when it does not oscillate (X = 0)."""
+
+    name = "stable"
+    oscillates = False
+
+
+@dataclass(frozen=True)
+class Central(Flow):
+    """The time average of the oscillating optimizer, with X from the complementarity problem.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    third_derivatives_every
+        Sub-steps that third derivatives serve, turned with the critical directions, while those stay in one span.
+    """
+
+    name = "central"
+    third_derivatives_every: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if self.third_derivatives_every < 1:
+            raise ValueError(
+                f"third_derivatives_every must be at least 1, got {self.third_derivatives_every}"
+            )
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The central flow's; UserError for an optimizer that cannot be."""
+        own: Any = super().stepper(optimizer, eigs)
+        return replace(own, third_derivatives_every=self.third_derivatives_every)
+
+
+@dataclass(frozen=True)
+class Stationary(Flow):
+    """The stationary flow of RMSProp: dw/dt = −P̄⁻¹(∇L + ½∇⟨H, Σ⟩), the second moment always at rest.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; time step dt = 1/substeps.
+    rank
+        Most directions of oscillation that the program for P̄ may use; each costs Hessian-vector products.
+    tolerance
+        Of the relative duality gap of that program, which bounds its error.
+    """
+
+    name = "stationary"
+    columns = (
+        Column(
+            "stationary_gap",
+            "float64",
+            "1",
+            "relative duality gap of the program for P̄, which bounds its error",
+        ),
+        Column(
+            "speed_stationary",
+            "float64",
+            "loss",
+            "optimisation speed under the stationary preconditioner, ∇LᵀP̄⁻¹∇L",
+        ),
+    )
+    rank: int = 12
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of the stationary flow; UserError for all but RMSProp."""
+        from cflow_cli.flows.stationary import LearningRate, StationaryStepper
+
+        rate = LearningRate.of(optimizer)
+        return StationaryStepper(rate, eigs, 1 / self.substeps, self.rank, self.tolerance)
+
+
+@dataclass(frozen=True)
+class Ablated(Flow):
+    """The central flow without the curvature penalty in dw/dt: the oscillation acts on the second moments only.
+
+    X comes from the same complementarity conditions, so the second moments alone hold S_eff at 2: the flow takes
+    smaller steps into sharper regions and falls behind [Cohen et al., arXiv:2410.24206, section 5].
+    """
+
+    name = "ablated"
+    penalty = False
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The central flow's, without the penalty; UserError for an optimizer without second moments."""
+        if not optimizer.adaptive:
+            raise UserError(
+                "no ablated flow for this optimizer: without second moments nothing but the curvature penalty can "
+                "hold S_eff at 2; take ablated out of the processes, or choose optimizer=rmsprop or adam"
+            )
+        return super().stepper(optimizer, eigs)
+
+
+@dataclass(frozen=True)
+class Rod(Flow):
+    """Rod flow: two points w ± δ that stand for two consecutive iterates, for any optimizer that has flows.
+
+    Parameters
+    ----------
+    substeps
+        At least 2, for the stiff equation of the centre; it is stable up to S_eff ≈ √(4·substeps + 1) − 1.
+    """
+
+    name = "rod"
+    substeps: int = 4
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.substeps < 2:
+            raise ValueError(f"substeps must be at least 2 for rod flow, got {self.substeps}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of rod flow."""
+        from cflow_cli.flows.rod import RodStepper
+
+        return RodStepper(optimizer, eigs, 1 / self.substeps)
+
+
+@dataclass(frozen=True)
+class Edge(Flow):
+    """Edge flow of gradient descent: a centre, a direction and an amplitude.
+
+    Parameters
+    ----------
+    substeps
+        Sub-steps per optimizer step; the centre is stable up to S_eff = 2·substeps.
+    floor
+        Smallest amplitude, in units of the weights. Rounding and drift keep that of the real optimizer from vanishing
+        below the edge; the equations have nothing that does.
+    """
+
+    name = "edge"
+    substeps: int = 4
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if not self.floor > 0:
+            raise ValueError(f"floor must be positive, got {self.floor}")
+
+    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+        """The step function of edge flow; UserError for all but gradient descent."""
+        from cflow_cli.flows.edge import EdgeStepper
+
+        if set(optimizer.parity) - {"counter"}:
+            raise UserError(
+                "no edge flow for this optimizer: it is known for gradient descent only; take edge out of the "
+                "processes (rod is the same idea for any optimizer), or choose optimizer=gd"
+            )
+        return EdgeStepper(optimizer, eigs, 1 / self.substeps, self.floor)

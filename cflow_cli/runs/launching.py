@@ -1,0 +1,207 @@
+"""Starting one run through Hydra: a new one, one that is continued, one of a sweep, one that a figure needs."""
+
+from __future__ import annotations
+
+import logging.config
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from cflow_cli.config import composing, tree
+from cflow_cli.config.checking import check
+from cflow_cli.config.settings import CHANGEABLE
+from cflow_cli.errors import UserError, wants_traceback
+from cflow_cli.runs import resuming
+from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, one_sentence, prepare
+from cflow_cli.storage import RunWriter, read_run
+
+
+def launch(overrides: Sequence[str], config_dir: Path | None = None) -> RunResult:
+    """Compose one run and run it; what ``cflow run`` does.
+
+    Parameters
+    ----------
+    overrides
+        As on the command line.
+    config_dir
+        A folder of further configs.
+
+    Raises
+    ------
+    UserError
+        If the request cannot be carried out; nothing is written then.
+    """
+    with composing.hydra_session(config_dir) as hydra:
+        cfg = composing.composed(hydra, overrides, config_dir)
+        if any(text.startswith("launcher") for text in overrides):
+            raise UserError("launcher= is for sweeps, which may be of one run: cflow run -m launcher=…")
+        HydraConfig.instance().set_config(cfg)
+        folder = Path(cfg.hydra.run.dir)
+        chosen = any(text.startswith("hydra.run.dir=") for text in overrides)
+        if chosen and resuming.is_done(folder, composing.without_hydra(cfg)):
+            print(f"{folder} holds this run already, done")
+            return RunResult(folder, "done")
+        prepared = prepare(composing.without_hydra(cfg))
+        if chosen:
+            make_folder(folder, again=True)
+        else:
+            folder = fresh_folder(folder)
+        result: RunResult = hydra.run(
+            config_name=tree.PRIMARY,
+            task_function=lambda _: execute(prepared, folder, owns_process=True),
+            overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
+        ).return_value
+        return result
+
+
+def resume(folder: Path, overrides: Sequence[str] = ()) -> RunResult | None:
+    """Continue a run; what ``cflow resume RUN`` does.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    overrides
+        ``key=value`` of :data:`cflow_cli.config.settings.CHANGEABLE` keys.
+
+    Returns
+    -------
+    RunResult or None
+        How it ended; None where it had ended before.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no run, or an override would make it another one.
+    """
+    run = read_run(folder)
+    if not run.config:
+        raise UserError(
+            f"{folder} has no config.yaml, so it cannot be continued; start it again with cflow run"
+        )
+    for text in overrides:
+        key = text.partition("=")[0]
+        if not re.fullmatch(r"[\w.]+=.+", text) or not resuming.is_changeable(key):
+            raise UserError(
+                f"{text} cannot change in a run that is continued; {', '.join(CHANGEABLE)} can. "
+                "For another run from the same point: cflow run init.from=" + str(folder)
+            )
+    cfg = OmegaConf.create(run.config)
+    try:
+        cfg.merge_with_dotlist(list(overrides))
+    except Exception as error:
+        raise UserError(f"cannot read {' '.join(overrides)}: {' '.join(str(error).split())}") from error
+    check(cfg)
+    step = run.manifest.get("step") or 0
+    if cfg.steps < step:
+        raise UserError(f"steps={cfg.steps}: the run is at step {step} already")
+    if resuming.is_done(folder, cfg):
+        print(f"{folder} is done, at step {step}; to continue it, give more steps, such as steps={2 * step}")
+        return None
+    _append_to_log(folder)
+    prepared = prepare(cfg, choices=run.manifest.get("choices"))
+    return execute(prepared, folder, owns_process=True)
+
+
+def _append_to_log(folder: Path) -> None:
+    """Add to the run's log, as Hydra does where it starts a run."""
+    path = tree.conf_dir() / "hydra" / "job_logging" / "cflow.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["handlers"]["file"]["filename"] = str(folder / "run.log")
+    logging.config.dictConfig(settings)
+
+
+def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None]) -> RunResult:
+    """Run a composed config into a folder, unless it is there already; what ``cflow figures`` does with each run.
+
+    Parameters
+    ----------
+    composed
+        With Hydra's own node, from :func:`cflow_cli.config.composing.composed`.
+    folder
+        The run folder.
+    announce
+        Called with the folder before the run starts.
+
+    Raises
+    ------
+    UserError
+        If the run cannot be prepared; nothing is written then.
+    """
+    HydraConfig.instance().set_config(composed)
+    cfg = composing.without_hydra(composed)
+    if resuming.is_done(folder, cfg):
+        return RunResult(folder, "done")
+    prepared = prepare(cfg)
+    make_folder(folder, again=True)
+    announce(folder)
+    return execute(prepared, folder, owns_process=True)
+
+
+def sweep_job(cfg: DictConfig) -> RunResult:
+    """One run of a sweep; what Hydra's launchers call, in this process or another.
+
+    A failure is a status in the run's manifest and not an exception, so that the other runs continue and every
+    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process.
+    """
+    composing.register_resolvers()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        if resuming.is_done(folder, cfg):
+            return RunResult(folder, "done")
+        result = execute(prepare(cfg), folder, owns_process=True)
+    except Exception as error:
+        if wants_traceback():
+            raise
+        if not (folder / "manifest.json").exists():
+            writer = RunWriter(folder)
+            writer.start(
+                describe_command() | {"choices": choices_of(cfg)}, OmegaConf.to_yaml(cfg, resolve=True)
+            )
+            if not isinstance(error, UserError):
+                (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            writer.finish("failed", reason=one_sentence(error))
+        result = RunResult(folder, "failed", one_sentence(error))
+    if result.status == "failed":
+        print(f"error: {result.reason}", file=sys.stderr, flush=True)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Make the folder, or the same with _2, _3, … appended if it exists, so that no other run can take it."""
+    candidate, number = folder, 1
+    while not make_folder(candidate, again=False):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
+
+
+def make_folder(folder: Path, *, again: bool) -> bool:
+    """Make a folder; False if it exists and may not be used ``again``, UserError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=again)
+    except FileExistsError:
+        if again:
+            raise UserError(
+                f"{folder} is a file; choose another hydra.run.dir (or hydra.sweep.dir)"
+            ) from None
+        return False
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; "
+            "choose another hydra.run.dir (or hydra.sweep.dir)"
+        ) from error
+    return True
+
+
+def quote_path(path: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

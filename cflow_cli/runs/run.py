@@ -1,0 +1,384 @@
+"""One run: :func:`prepare` builds it, :func:`execute` takes it into a folder.
+
+All that can be wrong with a request shows in :func:`prepare`, while nothing is on disk. JAX is imported only inside
+it: a sweep is checked and sent off on machines that need none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cflow_cli.config.building import build
+from cflow_cli.config.checking import check
+from cflow_cli.config.settings import InitSettings, Settings
+from cflow_cli.engine.options import SimulationOptions
+from cflow_cli.engine.snapshot import Snapshot, branch
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, wants_traceback
+from cflow_cli.runs import progress, resuming
+from cflow_cli.runs.devices import configure_jax, several_devices
+from cflow_cli.runs.interrupts import Interrupts
+from cflow_cli.storage import RunWriter, checkpoints, files, read_run
+
+if TYPE_CHECKING:
+    from cflow_cli.engine.simulation import Simulation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Parameters
+    ----------
+    folder
+        Where everything is.
+    status
+        ``done``, ``interrupted`` or ``failed``.
+    reason
+        Sentence on why it was interrupted or failed.
+    """
+
+    folder: Path
+    status: str
+    reason: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 if it failed, 130 if it was interrupted."""
+        return {"done": 0, "failed": EXIT_FAILED, "interrupted": EXIT_INTERRUPTED}[self.status]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start.
+
+    Parameters
+    ----------
+    cfg
+        Its config, without Hydra's own node.
+    settings
+        The top level of the config, checked.
+    simulation
+        Built, nothing stepped yet.
+    device
+        The device in words.
+    data
+        The data set in words.
+    choices
+        Group -> choice, where known.
+    warning
+        What a flow misses on this model, where it is not smooth.
+    """
+
+    cfg: DictConfig
+    settings: Settings
+    simulation: Simulation
+    device: str
+    data: str
+    choices: dict[str, str]
+    warning: str | None = None
+
+
+def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
+    """Run a config into a folder.
+
+    Parameters
+    ----------
+    cfg
+        A composed config, e.g. from :func:`cflow_cli.config.composing.compose`.
+    folder
+        The run folder; a run of the same config there is continued. The one Hydra has chosen where Hydra
+        launched this.
+
+    Raises
+    ------
+    UserError
+        If the config or the data are not as they must be, or the folder holds another run; nothing is written then.
+    """
+    if folder is None:
+        if not HydraConfig.initialized():
+            raise UserError("run(cfg) needs a folder when Hydra has not chosen one: run(cfg, 'outputs/mine')")
+        folder = HydraConfig.get().runtime.output_dir
+    folder = Path(folder)
+    if resuming.is_done(folder, cfg):
+        return RunResult(folder, "done")
+    return execute(prepare(cfg), folder)
+
+
+# --- preparing ------------------------------------------------------------------------------------
+
+
+def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
+    """Build everything a run needs, short of its folder.
+
+    Parameters
+    ----------
+    cfg
+        Without Hydra's own node.
+    choices
+        Group -> choice, where Hydra did not compose the config.
+
+    Raises
+    ------
+    UserError
+        One sentence on what cannot be done.
+    """
+    checked = check(cfg)
+    settings = checked.settings
+    data = build(cfg.data, "data")
+    start = _starting_point(settings.init)
+    device = configure_jax(settings)
+
+    # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
+    import jax
+
+    from cflow_cli.engine.simulation import Simulation
+    from cflow_cli.models import Model, check_pair
+    from cflow_cli.problem import Problem
+
+    with jax.default_device(device):
+        model = build(cfg.model, "model", data=data, key=jax.random.PRNGKey(settings.seed))
+        loss = build(cfg.loss, "loss")
+        check_pair(model, data, loss)
+        problem = Problem.from_model(model, data, loss, settings.dtype)
+        several = several_devices(settings)
+        if several:
+            problem = problem.sharded(several)
+        simulation = Simulation(
+            problem,
+            build(cfg.optimizer, "optimizer"),
+            SimulationOptions(
+                processes=checked.processes,
+                measurements=checked.measurements,
+                steps=settings.steps,
+                warm_start=settings.warm_start,
+                seed=settings.seed,
+                eigs=checked.eigs,
+                kick=settings.kick,
+                pause_every=settings.checkpoint.steps,
+            ),
+            learning_rate=build(cfg.schedule, "schedule"),
+            start=start,
+            keep_rows=False,
+        )
+        used = next(iter(problem.w0.devices()))
+    words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
+    words = f"{len(several)} devices ({used.device_kind})" if several else words
+    tests = 0 if data.x_test is None else len(data.x_test)
+    described = f"{data.name}, {len(data.x)} training and {tests} test examples"
+    flows = any(process.is_flow for process in checked.processes)
+    warning = model.smoothness_warning if flows and isinstance(model, Model) else None
+    return Prepared(cfg, settings, simulation, words, described, choices or choices_of(cfg), warning)
+
+
+def _starting_point(init: InitSettings) -> Any:
+    """The point another run has reached; None without one."""
+    if init.source is None:
+        return None
+    read_run(init.source)
+    found = checkpoints.at_step(init.source, init.step)
+    try:
+        return branch(found.arrays, init.process)
+    except UserError as error:
+        raise UserError(f"init.process={init.process}: in {found.path} {error}") from error
+
+
+def choices_of(cfg: DictConfig) -> dict[str, str]:
+    """Which choice each group has: from Hydra where it composed the config, else from the targets."""
+    if HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices
+        return {str(k): str(v) for k, v in chosen.items() if not str(k).startswith("hydra/") and k in cfg}
+    targets = {group: cfg[group].get("_target_") for group in ("model", "data", "loss", "optimizer")}
+    return {group: str(target).rsplit(".", 1)[-1] for group, target in targets.items()}
+
+
+# --- executing ------------------------------------------------------------------------------------
+
+
+def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> RunResult:
+    """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
+
+    Where the folder holds the beginning of this run, it is continued from its newest checkpoint.
+
+    Parameters
+    ----------
+    prepared
+        From :func:`prepare`.
+    folder
+        The run folder.
+    owns_process
+        Whether a second interrupt may end the process: XLA's compiler, which can take minutes, listens to
+        nothing else.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written or another process is running it.
+    """
+    with files.lock(folder):
+        return _execute_locked(prepared, folder, owns_process)
+
+
+def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> RunResult:
+    simulation, settings = prepared.simulation, prepared.settings
+    # The jobs of a sweep may share one terminal, where bars would overwrite each other.
+    display = progress.display(settings.steps, shared=_in_sweep())
+    writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
+    notes = _open_folder(prepared, writer)
+    saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
+    _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
+    status, reason = "done", None
+
+    def stop_at_once() -> None:
+        if not owns_process:
+            raise KeyboardInterrupt
+        display.__exit__()
+        writer.finish(
+            "interrupted", reason=f"interrupted twice at step {simulation.step}", **_outcome(simulation)
+        )
+        print(f"interrupted; everything before the last chunk is in {folder}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERRUPTED)
+
+    interrupts = Interrupts(display.say, stop_at_once)
+    try:
+        with interrupts, display:
+            for chunk in simulation:
+                writer.write(chunk.metrics, chunk.eigenvalues)
+                display.advance(chunk)
+                if interrupts.reason is not None and chunk.step < settings.steps:
+                    status, reason = "interrupted", f"{interrupts.reason} at step {chunk.step}"
+                    break
+                if interrupts.save or saving.due():
+                    interrupts.save = False
+                    saving.save()
+            saving.finish()
+    except KeyboardInterrupt:
+        status, reason = "interrupted", f"Ctrl-C at step {simulation.step}"
+    except Exception as error:
+        if wants_traceback():
+            writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
+            raise
+        status, reason = "failed", one_sentence(error)
+        if not isinstance(error, UserError):
+            log.error("the run failed\n%s", traceback.format_exc())
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            reason += f" (traceback in {folder / 'traceback.txt'})"
+    try:
+        writer.finish(status, reason=reason, **_outcome(simulation))
+    except UserError as error:
+        status, reason = "failed", str(error)
+    if status == "interrupted":
+        interrupts.forward()
+    return RunResult(folder, status, reason)
+
+
+def _open_folder(prepared: Prepared, writer: RunWriter) -> list[str]:
+    """Begin the run in its folder, or continue the one that is there; sentences on what was found."""
+    about, text = _manifest_entries(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True)
+    if not (writer.folder / "manifest.json").exists():
+        writer.start(about | describe_command(), text)
+        return []
+    point = resuming.last_point(writer.folder)
+    if point.checkpoint is None:
+        writer.resume(None, about, text)
+        return point.notes
+    header = dict(point.checkpoint.header)
+    position = header.pop("storage")
+    prepared.simulation.restore(Snapshot(header, point.checkpoint.arrays))
+    writer.resume(position, about, text)
+    return [*point.notes, f"continuing from step {header['step']}"]
+
+
+def _announce(
+    prepared: Prepared, folder: Path, notes: Sequence[str], display: progress.Lines | progress.Bar
+) -> None:
+    settings = prepared.settings
+    model = prepared.choices.get("model", "model")
+    display.say(f"{model}, {prepared.simulation.problem.num_parameters} parameters · {prepared.data}")
+    rate = f"lr {settings.lr:g}" + (
+        "" if not isinstance(prepared.cfg.schedule, DictConfig) else " (schedule)"
+    )
+    display.say(
+        f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
+        f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
+    )
+    display.say(f"folder {folder}")
+    if prepared.warning is not None:
+        display.say(f"warning: {prepared.warning}")
+    for note in notes:
+        display.say(f"note: {note}")
+
+
+def _starting_notes(prepared: Prepared) -> list[str]:
+    init = prepared.settings.init
+    if init.source is None:
+        return []
+    taken = "weights and optimizer state" if prepared.simulation.takes_over else "weights only"
+    return [f"starting from {taken} of {init.process} in {init.source}"]
+
+
+def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
+    settings, simulation = prepared.settings, prepared.simulation
+    return {
+        "name": settings.name,
+        "choices": prepared.choices,
+        "lr": settings.lr,
+        "steps": settings.steps,
+        "warm_start": simulation.warm_start,
+        "seed": settings.seed,
+        "dtype": settings.dtype,
+        "device": prepared.device,
+        "num_parameters": simulation.problem.num_parameters,
+        "layers": [name for name, _ in simulation.problem.layers],
+        "data_description": prepared.data,
+        "warning": prepared.warning,
+    }
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def describe_command() -> dict[str, Any]:
+    """The overrides of this run, and for a job of a sweep the command that runs it alone."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.get()
+    # Where a run of a sweep went is no part of what it is.
+    overrides = [text for text in hydra.overrides.task if not text.startswith("launcher=")]
+    command: dict[str, Any] = {"overrides": overrides}
+    if _in_sweep():
+        folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        extra = [part for folder in folders for part in ("--config-dir", folder)]
+        command["command_line"] = shlex.join(["cflow", "run", *extra, *overrides])
+    return command
+
+
+def _outcome(simulation: Simulation) -> dict[str, Any]:
+    return {
+        "counts": simulation.counts,
+        "processes": simulation.statuses,
+    }
+
+
+def one_sentence(error: BaseException) -> str:
+    """What to tell a user of an error that was not foreseen."""
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return "the device ran out of memory; try data.microbatch=100, a smaller data.n or a smaller model"
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,316 @@
+"""Starting sweeps through Hydra's launchers, and continuing those that did not finish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cflow_cli import clock
+from cflow_cli.config import composing, tree
+from cflow_cli.config.checking import check
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, wants_traceback
+from cflow_cli.runs import slurm
+from cflow_cli.runs.launching import fresh_folder, make_folder, quote_path, sweep_job
+from cflow_cli.runs.run import one_sentence
+from cflow_cli.runs.sweeps import (
+    SLURM_LAUNCHERS,
+    UNFINISHED,
+    Job,
+    cells,
+    count_statuses,
+    is_sweep,
+    read,
+    resume_command,
+    write,
+)
+from cflow_cli.storage import manifests
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a launch of a sweep went: its folder, and 0, 1 where the launcher failed or 130 where it was interrupted."""
+
+    folder: Path
+    exit_code: int
+
+
+def launch(overrides: Sequence[str], config_dir: Path | None = None) -> SweepResult | None:
+    """Run every cell of a sweep; what ``cflow run -m`` does.
+
+    Parameters
+    ----------
+    overrides
+        As on the command line.
+    config_dir
+        A folder of further configs.
+
+    Returns
+    -------
+    SweepResult or None
+        None where the very sweep was there and had nothing left to do.
+
+    Raises
+    ------
+    UserError
+        If the request cannot be carried out; nothing is written then.
+    """
+    with composing.hydra_session(config_dir) as hydra:
+        return _launch(hydra, overrides, config_dir)
+
+
+def _launch(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> SweepResult | None:
+    cfg = composing.composed(hydra, overrides, config_dir, multirun=True)
+    _check_launcher(cfg)
+    axes, jobs = _plan_jobs(hydra, cfg, config_dir)
+    folder = Path(cfg.hydra.sweep.dir)
+    chosen = any(text.startswith("hydra.sweep.dir=") for text in overrides)
+    if chosen and is_sweep(folder):
+        if jobs is not None and read(folder).jobs == jobs:
+            return resume(folder, [text for text in overrides if _LAUNCHERS.match(text)])
+        raise UserError(
+            f"{folder} already holds another sweep; choose another folder with hydra.sweep.dir=…, "
+            f"or continue the sweep that is there: {resume_command(folder)}"
+        )
+    if chosen:
+        make_folder(folder, again=True)
+    else:
+        folder = fresh_folder(folder)
+    content = {
+        "format": 1,
+        "axes": axes,
+        **manifests.environment(),
+        "started": clock.now(),
+        "config_dir": None if config_dir is None else str(config_dir.resolve()),
+        "overrides": list(overrides),
+        "jobs": None if jobs is None else [vars(job) for job in jobs],
+        "launches": [],
+    }
+    write(folder, content)
+    if jobs is not None:
+        swept = "; ".join(f"{key} = {', '.join(values)}" for key, values in axes.items())
+        print(f"sweep of {len(jobs)} run{'s' * (len(jobs) != 1)}{': ' * bool(swept)}{swept}")
+    print(f"folder {folder}", flush=True)
+    return _launch_jobs(hydra, folder, jobs, overrides)
+
+
+def resume(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
+    """What ``cflow resume SWEEP`` does: launch the cells that did not finish, the same way as before.
+
+    Parameters
+    ----------
+    folder
+        The sweep's folder.
+    overrides
+        Of the launcher only: ``launcher=slurm launcher.timeout_min=600``.
+
+    Returns
+    -------
+    SweepResult or None
+        None where there was nothing to continue.
+
+    Raises
+    ------
+    UserError
+        If there is nothing that can be resumed in this way.
+    """
+    sweep = read(folder)
+    if sweep.content["jobs"] is None:
+        raise UserError(
+            f"{folder} was made by a sweeper that chooses one point after the other; its runs are continued one "
+            "by one: "
+            f"{resume_command(folder)}"
+        )
+    for text in overrides:
+        if not _LAUNCHERS.match(text):
+            raise UserError(
+                f"{text}: a sweep is continued as it began, only its launcher can change, as in launcher=slurm "
+                "launcher.timeout_min=600; for other values start another sweep"
+            )
+    found = cells(folder)
+    jobs = [cell.job for cell in found if cell.status in UNFINISHED and cell.job is not None]
+    print(f"sweep {folder}: {count_statuses(found)}", flush=True)
+    if not jobs:
+        left = [cell for cell in found if cell.status != "done"]
+        print("nothing to rerun" + ("; the others have not ended" if left else ""))
+        return None
+    print(f"continuing {len(jobs)}: {', '.join(str(job.number) for job in jobs)}", flush=True)
+    before = list(sweep.content["overrides"])
+    if any(re.match(r"(hydra/)?launcher=", text) for text in overrides):
+        # Another launcher: the settings of the one before would not fit.
+        before = [text for text in before if not _LAUNCHERS.match(text)]
+    everything = [*before, *overrides]
+    given = sweep.content.get("config_dir")
+    config_dir = None if given is None else Path(given)
+    folder = folder.resolve()
+    # Relative paths (of data, say) are meant from where the sweep was started.
+    directory = Path(sweep.content["working_directory"])
+    here = contextlib.chdir(directory if directory.is_dir() else Path.cwd())
+    with here, composing.hydra_session(config_dir) as hydra:
+        _check_launcher(composing.composed(hydra, everything, config_dir, multirun=True))
+        return _launch_jobs(hydra, folder, jobs, everything)
+
+
+# Overrides that say where jobs run, not what they compute.
+_LAUNCHERS = re.compile(r"[+~]*(hydra[./])?launcher[.=]|[+~]*hydra\.sweeper\.max_batch_size=")
+
+
+def _check_launcher(cfg: DictConfig) -> None:
+    if str(cfg.hydra.runtime.choices.get("hydra/launcher")) in SLURM_LAUNCHERS and not slurm.available():
+        raise UserError(
+            "launcher=slurm: there is no sbatch here; start the sweep on a login node of a SLURM cluster, or "
+            "run its jobs on this machine with launcher=submitit_local"
+        )
+
+
+def _plan_jobs(
+    hydra: Any, cfg: DictConfig, config_dir: Path | None
+) -> tuple[dict[str, list[str]], list[Job] | None]:
+    """Axes and cells of a sweep, each of its values checked; None for a sweeper that chooses as it runs."""
+    if not str(cfg.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+        return {}, None
+    task = [text for text in cfg.hydra.overrides.task if not _LAUNCHERS.match(text)]
+    task = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()] + task
+    try:
+        parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(task)
+        (points,) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    axes = {key: list(dict.fromkeys(_value_of(point, key) for point in points)) for key in sorted(swept)}
+    _check_values(hydra, points, config_dir)
+    folders = [str(number) for number in range(len(points))]
+    if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] != "${hydra.job.num}":  # type: ignore[call-overload,index]
+        for number, point in enumerate(points):
+            job_cfg = hydra.config_loader.load_sweep_config(cfg, list(point))
+            with open_dict(job_cfg):
+                job_cfg.hydra.job.num = number
+            HydraConfig.instance().set_config(job_cfg)
+            folders[number] = str(job_cfg.hydra.sweep.subdir)
+        if len(set(folders)) < len(folders):
+            raise UserError("hydra.sweep.subdir gives several runs the same folder; leave it out")
+    jobs = [Job(number, tuple(point), folders[number]) for number, point in enumerate(points)]
+    return axes, jobs
+
+
+def _check_values(hydra: Any, points: Sequence[Sequence[str]], config_dir: Path | None) -> None:
+    """Check every value of a sweep once: not the whole grid, and Hydra composes once per choice of groups."""
+    parser = OverridesParser.create()
+    known_groups = tree.groups(config_dir)
+    seen: set[str] = set()
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for point in points:
+        if seen.issuperset(point):
+            continue
+        seen.update(point)
+        plain = [
+            text
+            for text in point
+            if re.match(r"[\w.]+=", text) and text.partition("=")[0] not in known_groups
+        ]
+        choices = tuple(text for text in point if text not in plain)
+        if choices not in composed:
+            composed[choices] = composing.without_hydra(composing.composed(hydra, point, config_dir))
+            continue
+        cfg = composed[choices].copy()
+        try:
+            for override in parser.parse_overrides(plain):
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            composing.composed(hydra, point, config_dir)  # says it in a sentence
+        check(cfg)
+
+
+def _value_of(point: Sequence[str], key: str) -> str:
+    return next(text for text in point if text.startswith(f"{key}=")).partition("=")[2]
+
+
+def _launch_jobs(
+    hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str]
+) -> SweepResult:
+    """Run cells through Hydra's launcher; how they ended is asked of the runs themselves."""
+    master = [*composing.for_hydra(overrides), "hydra.mode=MULTIRUN", f"hydra.sweep.dir={quote_path(folder)}"]
+    cfg = hydra.compose_config(
+        config_name=tree.PRIMARY, overrides=master, run_mode=RunMode.MULTIRUN, with_log_configuration=True
+    )
+    entry = {
+        "started": clock.now(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "launcher": str(cfg.hydra.runtime.choices.get("hydra/launcher")),
+        "jobs": [] if jobs is None else [job.number for job in jobs],
+        "job_ids": {},
+        "cancel": None,
+    }
+    content = read(folder).content
+    write(folder, {**content, "launches": [*content["launches"], entry]})
+    status = 0
+    try:
+        if jobs is None:
+            hydra.multirun(config_name=tree.PRIMARY, task_function=sweep_job, overrides=master)
+        else:
+            _pass_to_launcher(hydra, cfg, jobs, [text for text in overrides if text.startswith("launcher=")])
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+        cancel = read(folder).launches[-1]["cancel"]
+        rest = f"; the submitted jobs continue; to cancel them: {cancel}" if cancel else ""
+        print(f"interrupted{rest}", file=sys.stderr)
+    except UserError:
+        raise
+    except Exception as error:
+        if wants_traceback():
+            raise
+        # A worker that was killed ends the sweep with some launchers; the runs say what became of them.
+        status = EXIT_FAILED
+        why = one_sentence(error).split(". ")[0]
+        print(f"error: the launcher {_launcher_name(entry['launcher'])} failed: {why}", file=sys.stderr)
+    finally:
+        content = read(folder).content
+        for launch_ in content["launches"]:
+            if all(launch_[key] == entry[key] for key in ("started", "host", "pid")):
+                launch_["ended"] = clock.now()
+        write(folder, content)
+    return SweepResult(folder, status)
+
+
+def _launcher_name(launcher: Any) -> str:
+    return str(launcher).removeprefix("cflow_")
+
+
+def _pass_to_launcher(hydra: Any, cfg: DictConfig, jobs: Sequence[Job], selection: Sequence[str]) -> None:
+    """What Hydra's basic sweeper does, for any subset of the cells, each in the folder that is its own."""
+    callbacks = Callbacks(cfg)
+    callbacks.on_multirun_start(config=cfg, config_name=tree.PRIMARY)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+        task_function=sweep_job,
+        config=cfg,
+    )
+    size = cfg.hydra.sweeper.max_batch_size or len(jobs)
+    for first in range(0, len(jobs), size):
+        batch = [
+            [*job.overrides, *selection, f"hydra.sweep.subdir={quote_path(Path(job.folder))}"]
+            for job in jobs[first : first + size]
+        ]
+        for returned in launcher.launch(batch, initial_job_idx=first):
+            if returned.status == JobStatus.FAILED:
+                _ = returned.return_value  # raises what the job raised
+    callbacks.on_multirun_end(config=cfg, config_name=tree.PRIMARY)

@@ -1,0 +1,126 @@
+"""The manifest: one JSON file that says what a run is, how far it got and how it ended."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cflow_cli.errors import UserError
+from cflow_cli.storage.files import write_text
+
+NAME = "manifest.json"
+STATUSES = ("running", "done", "interrupted", "failed")
+_PACKAGES = ("cflow", "jax", "jaxlib", "optax", "equinox", "numpy", "hydra-core", "pyarrow")
+
+
+def environment() -> dict[str, Any]:
+    """Describe where and how this process runs: versions, git commit, command line, host.
+
+    Returns
+    -------
+    dict
+        Ready for a manifest. ``git_commit`` is the checkout the code was imported from, with
+        ``+changes`` where tracked files differ from it, and None outside a checkout.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "working_directory": str(Path.cwd()),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def write(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace the manifest of a run folder in one step."""
+    text = json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n"
+    write_text(folder / NAME, text)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a run folder.
+
+    Raises
+    ------
+    UserError
+        When it is not there or not a manifest.
+    """
+    path = folder / NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a run: it has no {NAME}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("status") not in STATUSES:
+        raise UserError(f"{path} is not the manifest of a run: its status is none of {', '.join(STATUSES)}")
+    return manifest
+
+
+def process_is_gone(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run that calls itself running was killed: its process is not on this host any more."""
+    pid = manifest.get("pid")
+    if manifest["status"] != "running" or manifest.get("host") != socket.gethostname() or not pid:
+        return False
+    return not is_alive(int(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is on this host; one of another user counts, which may not be signalled."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Make a value JSON can hold without NaN, which is not JSON: numpy scalars, paths, non-finite floats."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
