@@ -16,8 +16,11 @@ from cflow_cli import Problem, simulate
 from cflow_cli.config import tree
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.datasets.digits import digits
+from cflow_cli.engine import measuring
+from cflow_cli.engine.recording import Recorder
 from cflow_cli.engine.simulation import Simulation
 from cflow_cli.errors import UserError
+from cflow_cli.flows.options import Central
 from cflow_cli.losses import mse
 from cflow_cli.measurements.base import Measurement
 from cflow_cli.measurements.built_in import BUILT_IN
@@ -185,6 +188,47 @@ def test_what_cannot_be_measured_is_said():
         simulate(valley(), optax.sgd(LR), steps=1, measurements=["outptus"])
     with pytest.raises(UserError, match="must name each once"):
         simulate(valley(), optax.sgd(LR), steps=1, measurements=(Outputs(), Outputs(train=3)))
+
+
+@dataclass(frozen=True)
+class Undeclared(Measurement):
+    """Gives what it does not announce."""
+
+    every: int = 1
+    number: bool = True
+    name: ClassVar[str] = "undeclared"
+
+    def value(self, problem, w):
+        return {"surprise": w @ w if self.number else w}
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(True, "the number 'surprise', which"), (False, r"of shape \(2,\)")]
+)
+def test_what_no_column_is_there_for_is_refused_instead_of_lost(number, words):
+    with pytest.raises(UserError, match=words):
+        simulate(
+            valley(),
+            optax.sgd(LR),
+            processes=["discrete"],
+            steps=1,
+            measurements=(Undeclared(number=number),),
+        )
+
+
+def test_compared_columns_stand_at_the_step_of_the_comparison_only():
+    """A process whose block grew comes in several parts."""
+    schema = measuring.schema([Central()], [Distances()])
+    recorder = Recorder(schema, {}, None)
+
+    def part(steps):
+        steps = np.asarray(steps)
+        whole = dict.fromkeys(("status", "num_critical", "num_tracked"), np.zeros(len(steps), np.int32))
+        return {"step": steps, "loss": 1.0 * steps, "effective_sharpness": 1.0 * steps, **whole}
+
+    parts = [("central", part([10, 11])), ("central", part([12, 13]))]
+    table = recorder.chunk(10, 14, parts, {"central": {"distance_to_central": np.asarray(7.0)}}).metrics
+    np.testing.assert_array_equal(table["distance_to_central"], [7.0, np.nan, np.nan, np.nan])
 
 
 # --- each --------------------------------------------------------------------------------------------

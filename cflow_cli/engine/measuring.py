@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from cflow_cli.errors import UserError
 from cflow_cli.flows.options import Flow
 from cflow_cli.measurements.base import PREDICTED, Measured, Measurement, Point, Values
 from cflow_cli.records import KINDS, METRICS, Column
@@ -100,7 +101,7 @@ def measure(
         after.append(measured.memory)
         for cost in COSTS:
             record[cost] += getattr(measured, cost)
-        record |= {KIND + name if value.ndim else name: value for name, value in measured.values.items()}
+        record |= {KIND + name if jnp.ndim(value) else name: value for name, value in measured.values.items()}
     return record, tuple(after)
 
 
@@ -112,6 +113,7 @@ def _if_due(
     def evaluate(memory: Any) -> Measured:
         measured = measurement(point, fixed, memory)
         values: Values = dict(measured.values)
+        _check_declared(measurement, values)
         if measurement.predicted and point.oscillation is not None:
             averages = measurement.predict(point, fixed, measured.values)
             values |= {PREDICTED + name: value for name, value in averages.items()}
@@ -140,3 +142,19 @@ def _if_due(
     if measurement.at_end:
         due = due | (point.step == last_step)
     return jax.lax.cond(due & wanted, evaluate, skip, memory)
+
+
+def _check_declared(measurement: Measurement, values: Values) -> None:
+    """Refuse a value that no column or kind is there for: it would be lost without a word."""
+    columns = {column.name for column in measurement.columns}
+    for name, value in values.items():
+        if jnp.ndim(value) == 0 and name not in columns:
+            raise UserError(
+                f"the measurement {measurement.name} gives the number {name!r}, which is none of its columns; "
+                f"it declares {', '.join(sorted(columns)) or 'none'}"
+            )
+        if jnp.ndim(value) and (jnp.ndim(value) > 1 or name not in measurement.kinds):
+            raise UserError(
+                f"the measurement {measurement.name} gives {name!r} of shape {jnp.shape(value)}; lists of numbers are "
+                f"kinds, and it declares {', '.join(sorted(measurement.kinds)) or 'none'}"
+            )

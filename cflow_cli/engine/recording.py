@@ -84,7 +84,9 @@ class Recorder:
         rows, spectra = [], []
         loss, sharpness, critical = {}, {}, {}
         for name, records in parts:
-            rows.append(self._metrics(name, records, rates[records["step"] - first], compared.get(name, {})))
+            # A process whose block grew has several parts, of which one begins where processes were compared.
+            at_first = compared.get(name, {}) if records["step"][0] == first else {}
+            rows.append(self._metrics(name, records, rates[records["step"] - first], at_first))
             spectra += self._eigenvalues(name, records)
             loss[name] = float(records["loss"][-1])
             known = np.flatnonzero(records["num_critical"] >= 0)
@@ -123,7 +125,7 @@ class Recorder:
                 value = np.zeros(len(steps), np.int32)
             else:
                 value = np.full(len(steps), np.nan)
-                if column.name in compared and len(steps):
+                if column.name in compared:
                     value[0] = compared[column.name]
             table[column.name] = value
         return table
