@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from cflow_cli.errors import UserError
 from cflow_cli.records import Column
 
 if TYPE_CHECKING:
@@ -237,30 +236,3 @@ class Measurement:
             for c in self.columns
         )
         return columns, {PREDICTED + k: f"flow's prediction of the time average of {k}" for k in self.kinds}
-
-
-def watched(wanted: int | Sequence[int], setup: Setup) -> np.ndarray:
-    """Weights to watch: their indices as given, or a random choice among the tenth with the largest gradients.
-
-    Raises
-    ------
-    UserError
-        For an index that there is not.
-    """
-    n = len(setup.gradient)
-    if not isinstance(wanted, int):
-        if any(i >= n for i in wanted):
-            raise UserError(f"watch must name weights by their indices in 0..{n - 1}, got {list(wanted)}")
-        return np.asarray(list(wanted), np.int32)
-    wanted = min(wanted, n)
-    pool = np.argsort(-np.abs(setup.gradient), kind="stable")[: max(n // 10, wanted)]
-    return np.sort(np.random.default_rng(setup.seed).choice(pool, wanted, replace=False)).astype(np.int32)
-
-
-def checked_watch(value: Any) -> int | tuple[int, ...]:
-    """A number of weights to watch, or their indices as a tuple; ValueError for anything else."""
-    allowed = "watch must be a number of weights or a list of their indices, none negative"
-    items = [value] if not isinstance(value, Sequence) or isinstance(value, str) else list(value)
-    if any(isinstance(i, bool) or not isinstance(i, int | float) or i != int(i) or i < 0 for i in items):
-        raise ValueError(f"{allowed}, got {value}")
-    return tuple(int(i) for i in items) if isinstance(value, Sequence) else int(items[0])

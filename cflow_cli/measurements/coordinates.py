@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from cflow_cli.measurements.base import (
-    PREDICTED,
-    Measured,
-    Measurement,
-    Point,
-    Setup,
-    Values,
-    checked_watch,
-    watched,
-)
+from cflow_cli.measurements.base import PREDICTED, Measured, Point, Values
+from cflow_cli.measurements.watching import Watching
 
 
 @dataclass(frozen=True)
-class Coordinates(Measurement):
+class Coordinates(Watching):
     """Squared gradient ∇L² and step size D of some weights at every step.
 
     A flow predicts E[g²] = ∇L² + diag(HΣH) per weight.
@@ -35,7 +25,6 @@ class Coordinates(Measurement):
     """
 
     every: int = 1
-    watch: Sequence[int] | int = 3
 
     name: ClassVar[str] = "coordinates"
     predicted: ClassVar[bool] = True
@@ -43,19 +32,6 @@ class Coordinates(Measurement):
         "grad_sq": "squared gradient of one weight, ∇L² (index: position in the flat weight vector)",
         "effective_step_size": "effective step size D of one weight (index as grad_sq)",
     }
-
-    def __post_init__(self) -> None:
-        """Check what no type can say."""
-        super().__post_init__()
-        object.__setattr__(self, "watch", checked_watch(self.watch))
-
-    def prepare(self, setup: Setup) -> Any:
-        """Indices of the watched weights."""
-        return watched(self.watch, setup)
-
-    def indices(self, kind: str, fixed: Any) -> np.ndarray | None:
-        """Where the weights stand in the flat vector."""
-        return np.asarray(fixed)
 
     def __call__(self, point: Point, fixed: Any, memory: Any) -> Measured:
         """∇L² and D at the watched weights."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from cflow_cli.measurements.base import Measured, Measurement, Point, Setup, Values, checked_watch, watched
+from cflow_cli.measurements.base import Measured, Point, Values
+from cflow_cli.measurements.watching import Watching
 from cflow_cli.records import Column
 
 
 @dataclass(frozen=True)
-class SecondMoment(Measurement):
+class SecondMoment(Watching):
     """ν as the optimizer's state holds it, before the step: norm, sum, and a few weights.
 
     Of several second moments (AMSGrad's ν and its maximum) the first. A flow's ν already is the average of the
@@ -28,7 +27,6 @@ class SecondMoment(Measurement):
     """
 
     every: int = 1
-    watch: Sequence[int] | int = 3
 
     name: ClassVar[str] = "second_moment"
     predicted: ClassVar[bool] = True
@@ -45,19 +43,6 @@ class SecondMoment(Measurement):
     kinds: ClassVar[Mapping[str, str]] = {
         "second_moment": "second moment ν of one weight (index: position in the flat weight vector)"
     }
-
-    def __post_init__(self) -> None:
-        """Check what no type can say."""
-        super().__post_init__()
-        object.__setattr__(self, "watch", checked_watch(self.watch))
-
-    def prepare(self, setup: Setup) -> Any:
-        """Indices of the watched weights."""
-        return watched(self.watch, setup)
-
-    def indices(self, kind: str, fixed: Any) -> np.ndarray | None:
-        """Where the weights stand in the flat vector."""
-        return np.asarray(fixed)
 
     def __call__(self, point: Point, fixed: Any, memory: Any) -> Measured:
         """‖ν‖, Σν and ν at the watched weights."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from cflow_cli.measurements.base import Measured, Measurement, Point, Setup, checked_watch, watched
+from cflow_cli.measurements.base import Measured, Point, Setup
+from cflow_cli.measurements.watching import Watching
 from cflow_cli.records import Column
 
 
 @dataclass(frozen=True)
-class StationaryPreconditioner(Measurement):
+class StationaryPreconditioner(Watching):
     """How near a flow's ν is to ν̄ = (ηP̄)², and how fast the loss would fall, ∇LᵀP⁻¹∇L, under four preconditioners.
 
     P = D⁻¹ (the flow's own), P̄ (:mod:`cflow_cli.flows.preconditioner`), P̄ without the second term of its program, and
@@ -34,7 +35,6 @@ class StationaryPreconditioner(Measurement):
     """
 
     every: int = 10
-    watch: Sequence[int] | int = 3
     rank: int = 12
     tolerance: float = 1e-3
 
@@ -63,7 +63,6 @@ class StationaryPreconditioner(Measurement):
     def __post_init__(self) -> None:
         """Check what no type can say."""
         super().__post_init__()
-        object.__setattr__(self, "watch", checked_watch(self.watch))
         if self.rank < 1 or not self.tolerance > 0:
             raise ValueError(
                 f"rank must be at least 1 and tolerance positive, got {self.rank} and {self.tolerance}"
@@ -74,11 +73,11 @@ class StationaryPreconditioner(Measurement):
         # Configs are checked without JAX.
         from cflow_cli.flows.stationary import LearningRate
 
-        return watched(self.watch, setup), LearningRate.of(setup.optimizer)
+        return super().prepare(setup), LearningRate.of(setup.optimizer)
 
     def indices(self, kind: str, fixed: Any) -> np.ndarray | None:
         """Where the weights stand in the flat vector."""
-        return np.asarray(fixed[0])
+        return super().indices(kind, fixed[0])
 
     def start(self, problem: Any, rows: Any) -> Any:
         """Random vectors for the program, with and without its second term, and for the top of H."""
