@@ -402,7 +402,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         simulation, chunks["central"], path, means["hvps"] / means["gradients"], means["third_derivatives"]
     )
     with tempfile.TemporaryDirectory() as scratch:
-        writer = RunWriter(Path(scratch) / "run")
+        run = Path(scratch) / "run"
+        writer = RunWriter(run, columns=simulation.columns, kinds=simulation.kinds)
         writer.start({}, "")
         began = time.perf_counter()
         # As many steps as a run takes between two flushes, or ten times those of the settling.

@@ -64,7 +64,7 @@ class RunWriter:
     >>> import tempfile
     >>> from cflow_cli.storage import read_run
     >>> folder = tempfile.mkdtemp()
-    >>> writer = RunWriter(folder)
+    >>> writer = RunWriter(folder)  # for a Simulation: columns=simulation.columns, kinds=simulation.kinds
     >>> writer.start({"seed": 0, "steps": 500}, "lr: 0.1")
     >>> for chunk in []:  # a Simulation
     ...     writer.write(chunk.metrics, chunk.eigenvalues)
