@@ -139,11 +139,13 @@ def measure(
     middle = define.series(metrics, "midpoint", "effective_sharpness")
     loss = define.series(metrics, "discrete", "loss").loc[start:]
     stable = define.series(metrics, "stable", "distance_to_discrete")
+    onset = define.onset(metrics, start)
+    since = np.inf if onset is None else onset
     figures = {}
     for flow in flows:
         sharpness = define.series(metrics, flow, "effective_sharpness")
         critical = define.series(metrics, flow, "num_critical")
-        edge = define.onset(sharpness, start)
+        edge = define.edge_step(sharpness, start)
         after = sharpness.loc[edge:] if edge is not None else sharpness.iloc[:0]
         # A flow that branches off above the edge first has to come down to it.
         arrived = after.index[after <= ARRIVED]
@@ -158,8 +160,8 @@ def measure(
             "within": float(((at_edge - 2).abs() <= 0.02).mean()) if len(at_edge) else np.nan,
             "S midpoints": seen.mean(),
             "spread": seen.std(),
-            "distance ratio": define.distance_ratio(distance, stable),
-            "loss error": 100 * define.relative_error(loss, define.prediction(metrics, flow)),
+            "distance ratio": define.distance_ratio(distance, stable, since),
+            "loss error": 100 * define.relative_error(loss, define.prediction(metrics, flow), since),
             "correlation": _variance_correlation(eigenvalues, flow, at_edge.index),
             "final loss": float(loss.iloc[-1] / loss.iloc[0]),
         }

@@ -28,6 +28,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -138,17 +139,19 @@ def run(problem: Problem, case: Case) -> dict[str, Any]:
     """Step of reaching the edge, largest number critical, distance ratio and loss error of the central flow."""
     began = time.perf_counter()
     result = simulate(
-        problem, optax.sgd(case.lr), processes=("discrete", "stable", "central"), steps=case.steps
+        problem, optax.sgd(case.lr), processes=("discrete", "midpoint", "stable", "central"), steps=case.steps
     )
     metrics = result.metrics
-    edge = define.onset(define.series(metrics, "central", "effective_sharpness"), 0)
+    edge = define.edge_step(define.series(metrics, "central", "effective_sharpness"), 0)
+    onset = define.onset(metrics)
+    start = np.inf if onset is None else onset
     distance = {p: define.series(metrics, p, "distance_to_discrete") for p in ("central", "stable")}
     loss = define.series(metrics, "discrete", "loss")
     return {
         "edge": None if edge is None else int(edge),
         "critical": int(define.series(metrics, "central", "num_critical").max()),
-        "distance_ratio": float(define.distance_ratio(distance["central"], distance["stable"])),
-        "loss_error": float(define.relative_error(loss, define.prediction(metrics, "central"))),
+        "distance_ratio": float(define.distance_ratio(distance["central"], distance["stable"], start)),
+        "loss_error": float(define.relative_error(loss, define.prediction(metrics, "central"), start)),
         "last_loss": float(loss.iloc[-1]),
         "status": {name: found["status"] for name, found in result.statuses.items()},
         "seconds": time.perf_counter() - began,

@@ -38,10 +38,11 @@ class Status(IntEnum):
     OK = 0
     EIGENPAIRS_NOT_CONVERGED = 1
     SDCP_NOT_CONVERGED = 2
-    DIVERGED = 3
-    TOO_SHARP = 4
-    TOO_MANY_TRACKED = 5
-    NOT_POSITIVE = 6
+    OFF_THE_EDGE = 3
+    DIVERGED = 4
+    TOO_SHARP = 5
+    TOO_MANY_TRACKED = 6
+    NOT_POSITIVE = 7
 
     @property
     def label(self) -> str:
@@ -68,6 +69,10 @@ _SENTENCES = {
     Status.SDCP_NOT_CONVERGED: (
         "the oscillation covariance does not meet its complementarity conditions; "
         "raise the flow's substeps, as in processes.central.substeps=2, or lower lr"
+    ),
+    Status.OFF_THE_EDGE: (
+        "the effective sharpness left 2 although the step was to hold it there: curvature changes too much in one "
+        "step; raise the flow's substeps, as in processes.central.substeps=8, or lower lr"
     ),
     Status.DIVERGED: "the loss became non-finite or exploded; try a smaller lr",
     Status.TOO_SHARP: "the effective sharpness passed eigs.max_sharpness and the process was stopped",
@@ -115,6 +120,12 @@ METRICS: tuple[Column, ...] = (
         "eigen_residual", "float64", "1", "largest residual ‖A v − λ v‖ of a critical pair, as a part of λ"
     ),
     Column("sdcp_residual", "float64", "1", "largest violated complementarity condition after scaling"),
+    Column(
+        "substeps",
+        "int32",
+        "1",
+        "sub-steps that a flow took in this optimizer step; 0 where there is no flow",
+    ),
     Column("gradients", "int32", "1", "gradients spent on this row"),
     Column("hvps", "int32", "1", "Hessian-vector products spent on this row"),
     Column("third_derivatives", "int32", "1", "third derivatives ∇(uᵀHv) spent on this row"),

@@ -81,8 +81,8 @@ def test_halving_dt_halves_the_error():
         return np.stack([result.weights["central"], result.weights["stable"]])
 
     sizes = np.array([2, 4, 8])
-    values = {int(m): ends(int(m)) for m in (*sizes, 16, 32)}
-    reference = 2 * values[32] - values[16]
+    values = {int(m): ends(int(m)) for m in (*sizes, 16)}
+    reference = 2 * values[16] - values[8]  # the error of first order cancels
     for flow in range(2):
         errors = [np.linalg.norm(values[int(m)][flow] - reference[flow]) for m in sizes]
         slope = np.polyfit(np.log(1 / sizes), np.log(errors), 1)[0]

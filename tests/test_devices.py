@@ -26,7 +26,7 @@ monitoring.register_event_duration_secs_listener(
 
 SMALL = ["data.n=40", "data.n_test=12", "model.widths=[8]", "steps=16", "lr=0.5", "dtype=float64"]
 # The flow is as exact as its eigenvectors, whose iteration ends by a threshold that rounding may cross.
-EXACT = ["processes=[central]", "eigs.tolerance=1e-7", "eigs.max_iterations=50", "checkpoint.every=8"]
+EXACT = ["processes=[central]", "eigs.block=3", "eigs.tolerance=1e-7", "eigs.max_iterations=50", "checkpoint.every=8"]
 
 def prepared(*overrides):
     return prepare(composing.compose([*SMALL, *EXACT, *overrides])).simulation

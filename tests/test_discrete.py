@@ -21,7 +21,7 @@ def test_discrete_equals_a_plain_optax_loop_to_the_bit(name):
     }[name]
     w0 = start()
     result = simulate(
-        Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15
+        Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15, kick=0.0
     )
 
     @jax.jit

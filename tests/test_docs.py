@@ -79,6 +79,7 @@ def test_the_flow_of_the_page_follows_the_optimizer_to_second_order_under_a_sche
             optax.sgd(schedule),
             processes=["discrete", modified(substeps=substeps)],
             steps=steps,
+            kick=0.0,
             measurements=(),
         )
         (sharpness,) = columns(result, "modified", "effective_sharpness")

@@ -97,6 +97,7 @@ def test_figures_without_runs(name: str, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_every_figure_is_complete() -> None:
     """Each has a README with its command, and runs whose configs compose, at both sizes."""
+    # What differs in its numbers only composes alike, and each takes Hydra half a second.
     composed: set[tuple[str, ...]] = set()
     with composing.hydra_session() as hydra:
         for figure in experiment.find([]):
@@ -105,8 +106,9 @@ def test_every_figure_is_complete() -> None:
             assert figure.caption and figure.title and figure.part
             for size in SIZES:
                 for overrides in figure.plan(size).values():
-                    if overrides not in composed:
-                        composed.add(overrides)
+                    form = tuple(re.sub(r"=[-\d.e]+$", "=", override) for override in overrides)
+                    if form not in composed:
+                        composed.add(form)
                         composing.composed(hydra, overrides)
 
 

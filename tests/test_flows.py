@@ -39,6 +39,7 @@ def simulation_of(flow, optimizer, times):
         steps=STEPS,
         chunk=STEPS // 2,
         eigs=EIGS,
+        kick=0.0,
     )
 
 

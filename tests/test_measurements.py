@@ -46,7 +46,13 @@ def valley():
 
 def at_the_edge(*measurements, steps=60, processes=("discrete", "midpoint", "stable", "central")):
     return simulate(
-        valley(), optax.sgd(LR), processes=processes, steps=steps, eigs=EXACT, measurements=measurements
+        valley(),
+        optax.sgd(LR),
+        processes=processes,
+        steps=steps,
+        eigs=EXACT,
+        kick=0.0,
+        measurements=measurements,
     )
 
 
@@ -261,6 +267,7 @@ def test_second_moment_is_that_of_a_plain_optax_loop():
         processes=["discrete", "central"],
         steps=steps,
         warm_start=2,
+        kick=0.0,
         measurements=(SecondMoment(watch=[3, 70]),),
     )
     for process in ("discrete", "central"):  # below the edge the flow is the optimizer
@@ -278,9 +285,7 @@ def test_second_moment_is_that_of_a_plain_optax_loop():
 
 
 def test_distances_between_any_two_processes():
-    simulation = Simulation(
-        valley(), optax.sgd(LR), steps=50, eigs=EXACT, kick=1e-3, measurements=(Distances(every=7),)
-    )
+    simulation = Simulation(valley(), optax.sgd(LR), steps=50, eigs=EXACT, measurements=(Distances(every=7),))
     weights = {}
     for chunk in simulation:
         weights[chunk.step] = simulation.weights()
@@ -306,6 +311,7 @@ def test_step_smoothness_is_two_at_the_edge_with_or_without_momentum(momentum):
             optax.sgd(rate, momentum=momentum),
             processes=["discrete"],
             steps=120,
+            kick=0.0,
             measurements=(StepSmoothness(),),
         )
         seen = result.metrics.step_smoothness.iloc[-1]

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from scipy.signal import savgol_coeffs
 
 from cflow_cli.commands import compare, report
 from cflow_cli.commands import plot as plotting
@@ -38,7 +39,7 @@ from cflow_cli.report import (
 )
 from cflow_cli.storage import RunWriter, find_runs, read_run
 
-STEPS, BRANCH = 400, 6
+STEPS, BRANCH, ONSET = 400, 6, 120
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CONFIG = """\
 lr: {lr}
@@ -87,7 +88,13 @@ def fabricate(
     )
     if diverges:
         discrete["status"] = np.where(t < steps - 1, "ok", "diverged").astype(object)
-    midpoint = rows("midpoint", t[1:], loss=line[1:], effective_sharpness=np.where(t[1:] < 98, 1.0, 2.25))
+    midpoint = rows(
+        "midpoint",
+        t[1:],
+        loss=line[1:],
+        grad_norm_sq=np.where(t < ONSET, 4, 1)[1:] * line[1:],
+        effective_sharpness=np.where(t[1:] < 98, 1.0, 2.25),
+    )
     t, line = t[BRANCH:], line[BRANCH:]
     labels = np.full(len(t), "ok", object)
     labels[:7] = "sdcp_not_converged"
@@ -145,6 +152,7 @@ def test_every_quantity_has_its_closed_form(tmp_path: Path) -> None:
         "final_loss_central": (2 - 0.002 * 399) / 2,
         "final_loss_stable": (2 - 0.002 * 399) * 1.5,
         "edge_step": 98,
+        "onset": ONSET,
         "num_critical": 3,
         "s_eff": 2.25,
         "s_eff_central": (1.981 + 1.991 + 2 * (STEPS - 100)) / (STEPS - 98),
@@ -190,6 +198,10 @@ def test_smoothing_is_exact_for_lines_and_blind_to_period_two() -> None:
     assert set(gap.index) == set(range(25, 35)) | set(range(86, 95))
     assert definitions.smoothed(y[:50], 50).empty
     assert np.isnan(definitions.relative_error(y[:50], y))
+    assert np.isnan(definitions.relative_error(y, y, start=95))
+    # What is smoothed on one side only counts its own convexity as an error.
+    convex = pd.Series(1 + (t - 60.0) ** 2, index=t)
+    assert definitions.relative_error(convex + (-1.0) ** t, convex) < 1e-12
     # Losses that fall by twelve decades are smoothed to their own precision.
     steep = pd.Series(10.0 ** (-t / 10), index=t)
     q = 10.0 ** (-1 / 10 * np.arange(-25, 26))
@@ -197,16 +209,51 @@ def test_smoothing_is_exact_for_lines_and_blind_to_period_two() -> None:
     np.testing.assert_allclose(definitions.smoothed(steep), factor * steep[25:95], rtol=1e-12)
 
 
-def test_onset_ignores_a_spike_and_the_time_before_the_branch() -> None:
+def test_trend_keeps_parabolas_and_is_blind_to_period_two() -> None:
+    t = np.arange(120)
+    curve = pd.Series(3 - 0.01 * t + 0.002 * t**2, index=t)
+    trend = definitions.trend(curve + (-1.0) ** t)
+    np.testing.assert_allclose(trend, curve[25:95], rtol=1e-12)
+    # A filter of Savitzky and Golay, whose small response to a period of 2 is taken out.
+    weights = np.array([definitions.trend(pd.Series(one)).iloc[0] for one in np.eye(51)])
+    np.testing.assert_allclose(weights, savgol_coeffs(51, 2), atol=1e-3)
+
+
+def test_the_oscillation_begins_where_half_of_the_gradient_is_gone_at_the_midpoints(tmp_path: Path) -> None:
+    fabricate(tmp_path / "whole")
+    whole = read_run(tmp_path / "whole").metrics
+    assert definitions.onset(whole) == definitions.onset(whole, BRANCH) == ONSET
+    assert definitions.onset(whole[whole.process != "midpoint"]) is None
+    # Reached the edge, not oscillating yet: a sentence instead of ratios of two small numbers.
+    fabricate(tmp_path / "early", steps=110)
+    early = summary.summarise(read_run(tmp_path / "early"))
+    assert (early.values["edge_step"], early.values["onset"]) == (98, None)
+    assert early.values["loss_error_central"] is early.values["distance_ratio_central"] is None
+    assert early.values["distance_central"] > 0
+    assert any(
+        note
+        == "S_eff reached 2 at step 98; the optimizer has not begun to oscillate by 110, so there is nothing to "
+        "compare yet: more steps, or kick=0.001"
+        for note in early.notes
+    )
+    fabricate(tmp_path / "short", steps=130)
+    short = summary.summarise(read_run(tmp_path / "short"))
+    assert short.values["loss_error_central"] is None and short.values["distance_ratio_central"] > 0
+    assert any("oscillates from step 120 on; its loss is compared once" in note for note in short.notes)
+
+
+def test_the_edge_is_reached_after_the_branch_and_not_by_a_spike() -> None:
     values = pd.Series(1.0, index=range(100))
-    assert definitions.onset(values) is None
+    assert definitions.edge_step(values) is None
     values[:3] = 50.0  # adaptive optimizers: D is infinite at first
     values[20] = 3.0
     values[60:] = 1.99
-    assert definitions.onset(values, start=3) == 60
-    assert definitions.onset(values[:22], start=20) is None
-    assert definitions.onset(values[:62], start=3) == 60  # only two measurements are left, both at the edge
-    assert definitions.onset(values.iloc[::10], start=3) == 60  # measured at every tenth step
+    assert definitions.edge_step(values, start=3) == 60
+    assert definitions.edge_step(values[:22], start=20) is None
+    assert (
+        definitions.edge_step(values[:62], start=3) == 60
+    )  # only two measurements are left, both at the edge
+    assert definitions.edge_step(values.iloc[::10], start=3) == 60  # measured at every tenth step
 
 
 def test_unfinished_and_failed_runs_appear_as_such(
@@ -430,7 +477,7 @@ def test_the_page_sorts_filters_and_opens_runs(browser, sweep_page: Path) -> Non
     assert cells == ["3 %", "2 %", "missing", "1 %", "5 %", "failed"]  # lr by seed
     head = tab.locator("th[data-name=loss_error_central] button")
     head.click(), head.click()
-    assert column(tab, "run") == ["3", "5", "0", "2", "1", "4"]  # what has no value comes last
+    assert column(tab, "run") == ["3", "0", "2", "1", "4", "5"]  # what has no value comes last
     tab.click("#facets button:has-text('0.1')")
     assert column(tab, "run") == ["0", "1"]
     tab.click("#facets button:has-text('0.2')")
@@ -458,7 +505,7 @@ def test_the_address_holds_the_view(browser, sweep_page: Path) -> None:
     assert column(tab, "run") == ["0"]
     for view, runs in (
         ("status=failed|missing", ["4", "5"]),
-        ("sort=-loss_error_central&run=2", ["3", "5", "0", "2", "1", "4"]),
+        ("sort=-loss_error_central&run=2", ["3", "0", "2", "1", "4", "5"]),
     ):
         tab.evaluate("view => { location.hash = view; }", view)
         tab.reload()

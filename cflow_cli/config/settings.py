@@ -208,7 +208,7 @@ class Settings:
     )
     kick: float = field(
         metadata=_setting(
-            "norm of a random kick to the discrete weights at each step",
+            "norm of a random kick to the discrete weights at each step; 0 is the plain optax loop",
             "a number of at least 0",
             not_negative,
         )

@@ -23,6 +23,9 @@ class State(NamedTuple):
     memories: tuple[Any, ...]
 
 
+Carry = tuple[State, Record, Array, Array, Array, Array]
+
+
 class ChunkResult(NamedTuple):
     """State after a chunk, its records (one row per step; rows from ``done`` on are unused), and why it ended."""
 
@@ -30,6 +33,7 @@ class ChunkResult(NamedTuple):
     records: Record
     done: Int[Array, ""]
     grow: Bool[Array, ""]
+    divide: Bool[Array, ""]
     stopped: Bool[Array, ""]
 
 
@@ -57,7 +61,7 @@ def run_chunk(
         Step of row 0.
     start, stop
         Rows to go from and to; ends earlier at a status that stops, or before a step for which the block of
-        tracked directions is too small (``grow``).
+        tracked directions is too small (``grow``), or after one that shows that steps are too long (``divide``).
     settled
         Step from which the eigenvectors only have to follow; before it a new block may take many iterations.
     """
@@ -88,8 +92,8 @@ def run_chunk(
     shapes = jax.eval_shape(lambda: step(state, start)[1])
     empty = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), shapes)
 
-    def body(carry: tuple[State, Record, Array, Array, Array]) -> tuple[State, Record, Array, Array, Array]:
-        state, records, r, _, _ = carry
+    def body(carry: Carry) -> Carry:
+        state, records, r, *_ = carry
         new, record = step(state, r)
         short = process.follows_all(state.process) & (
             record["num_tracked"] > block - process.eigs.guard_vectors
@@ -107,10 +111,12 @@ def run_chunk(
         )
         records = jax.tree.map(lambda buffer, value: buffer.at[r].set(value), records, record)
         stopped = record["status"] >= Status.DIVERGED
-        return State(after, new.memories), records, jnp.where(grow, r, r + 1), grow, stopped
+        divide = process.strained(after) & ~grow
+        return State(after, new.memories), records, jnp.where(grow, r, r + 1), grow, divide, stopped
 
-    def go_on(carry: tuple[State, Record, Array, Array, Array]) -> Bool[Array, ""]:
-        return (carry[2] < stop) & ~carry[3] & ~carry[4]
+    def go_on(carry: Carry) -> Bool[Array, ""]:
+        _, _, r, grow, divide, stopped = carry
+        return (r < stop) & ~grow & ~divide & ~stopped
 
     false = jnp.asarray(False)
-    return ChunkResult(*jax.lax.while_loop(go_on, body, (state, empty, start, false, false)))
+    return ChunkResult(*jax.lax.while_loop(go_on, body, (state, empty, start, false, false, false)))

@@ -17,6 +17,7 @@ from cflow_cli.curvature.block import gram, preconditioned, random_rows, track
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine.discrete import moments_of
 from cflow_cli.engine.measuring import KIND
+from cflow_cli.engine.strain import at_ease
 from cflow_cli.flows.base import FlowState, StepInfo, Stepper, with_counters
 from cflow_cli.measurements.base import Measurement, Point
 from cflow_cli.optimizers.classify import ODD
@@ -113,6 +114,9 @@ class Process(Protocol[S]):
     def follows_all(self, state: S) -> Bool[Array, ""]:
         """Whether every eigenvalue above ``eigs.track_above`` must be in the block."""
 
+    def strained(self, state: S) -> Bool[Array, ""]:
+        """Whether its steps are too long and should be divided, from here on."""
+
     def weights(self, state: S) -> Float[Array, " params"] | None:
         """Where it is at the start of the next step; None for the optimizer, which knows itself."""
 
@@ -157,6 +161,10 @@ class Observer(eqx.Module):
     def follows_all(self, state: Observed) -> Bool[Array, ""]:
         """Wherever there is a D to speak of an edge."""
         return jnp.asarray(self.optimizer.refusal is None)
+
+    def strained(self, state: Observed) -> Bool[Array, ""]:
+        """It takes no steps."""
+        return jnp.asarray(False)
 
     def weights(self, state: Observed) -> None:
         """Those of the optimizer, which knows them itself."""
@@ -229,19 +237,33 @@ class Observer(eqx.Module):
 
 
 class FlowProcess(eqx.Module):
-    """Steps a flow beside the discrete run and records what it predicts."""
+    """Steps a flow beside the discrete run and records what it predicts.
+
+    Parameters
+    ----------
+    stepper, eigs, substeps, measurements
+        What is stepped, how eigenvalues are tracked, in how many parts a step is taken, what is measured.
+    watched
+        Whether its step is to hold S_eff at 2, so that it counts when that fails.
+    divisible
+        Whether its steps may be divided further.
+    """
 
     stepper: Stepper
     eigs: EigsOptions = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
     measurements: tuple[Measurement, ...] = eqx.field(static=True, default=())
+    watched: bool = eqx.field(static=True, default=False)
+    divisible: bool = eqx.field(static=True, default=False)
     stops_when_full = True
 
     def init(self, weights: Array, optimizer: Any, block: int, key: Array, switch: bool) -> FlowState:
         """Branch off the discrete run; ``switch`` for a flow that oscillates."""
         rows = random_rows(key, block, weights.shape[0], weights.dtype)
         x = jnp.zeros((block, block), weights.dtype)
-        return FlowState(weights, optimizer, rows, x, jnp.asarray(switch), self.stepper.start(weights, block))
+        memory = self.stepper.start(weights, block)
+        watch = at_ease(weights.dtype) if self.watched else ()
+        return FlowState(weights, optimizer, rows, x, jnp.asarray(switch), memory, watch)
 
     def rows(self, state: FlowState) -> Float[Array, "block params"]:
         """Tracked eigenvectors."""
@@ -263,6 +285,10 @@ class FlowProcess(eqx.Module):
     def follows_all(self, state: FlowState) -> Bool[Array, ""]:
         """Where the flow acts on each critical direction; the stable flow needs the largest eigenvalue only."""
         return state.oscillates
+
+    def strained(self, state: FlowState) -> Bool[Array, ""]:
+        """Where it missed the edge too often and can still be divided."""
+        return state.watch.too_often if self.watched and self.divisible else jnp.asarray(False)
 
     def weights(self, state: FlowState) -> Float[Array, " params"]:
         """Its own."""
@@ -289,7 +315,11 @@ class FlowProcess(eqx.Module):
             flow, spent = jax.lax.fori_loop(1, self.substeps, part, (flow, spent))
 
         pairs, linear = info.pairs, info.linear
-        status = jnp.where(pairs.values[0] > self.eigs.max_sharpness, Status.TOO_SHARP, spent["status"])
+        watch, status = (), spent["status"]
+        if self.watched:
+            acting = state.oscillates & (pairs.values[0] > self.eigs.critical_above)
+            watch, status = state.watch.after(pairs.values[0], acting, status)
+        status = jnp.where(pairs.values[0] > self.eigs.max_sharpness, Status.TOO_SHARP, status)
         status = jnp.where(_exploded(linear.loss, context), Status.DIVERGED, status)
         away = ref.weights - w
         move = flow.weights - w
@@ -322,10 +352,11 @@ class FlowProcess(eqx.Module):
         record |= {
             "distance_to_discrete": jnp.linalg.norm(away),
             "eigen_residual": _critical_residual(pairs, self.eigs),
+            "substeps": jnp.asarray(self.substeps, jnp.int32),
             "status": status.astype(jnp.int32),
         }
         record |= _oscillation_record(info, away, record["num_critical"], state.oscillates)
-        return flow, record | dict(info.extra or {}), point
+        return flow._replace(watch=watch), record | dict(info.extra or {}), point
 
 
 _WORST = ("status", "sdcp_residual")

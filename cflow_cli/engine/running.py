@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ from jaxtyping import Array
 
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
-from cflow_cli.engine.chunk import State, run_chunk
+from cflow_cli.engine.chunk import ChunkResult, State, run_chunk
 from cflow_cli.engine.discrete import Trajectory
 from cflow_cli.engine.processes import Context, Process
+from cflow_cli.engine.strain import at_ease
 from cflow_cli.problem import Problem
 from cflow_cli.records import Status
 
@@ -25,7 +26,9 @@ _BLOCKS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Steps in which a new block may iterate until its eigenvectors have settled.
 _SETTLING = 2
 # What a checkpoint holds of a process besides its arrays.
-_NOTED = ("stopped_at", "worst", "roomy", "settled", "counts")
+_NOTED = ("stopped_at", "worst", "roomy", "settled", "substeps", "counts")
+# A flow divides its steps by this at most, beyond what was asked for: each doubling is compiled for, and costs as much.
+_MOST_DIVIDED = 8
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Running:
         Steps since its block was last needed.
     settled
         Step from which its eigenvectors only have to follow.
+    substeps
+        In how many parts a flow takes a step; 0 for what is no flow.
     counts
         Gradients, Hessian-vector products and third derivatives spent.
     """
@@ -60,6 +65,7 @@ class Running:
     worst: dict[str, int] = field(default_factory=dict)
     roomy: int = 0
     settled: int = 0
+    substeps: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(measuring.COSTS, 0))
 
     @property
@@ -85,23 +91,22 @@ class Running:
 
     def advance(
         self, problem: Problem, context: Context, path: Trajectory, first: int, row: int, count: int
-    ) -> tuple[int, bool, bool, dict[str, np.ndarray]]:
-        """Step along rows of a path: rows done, whether a larger block is needed, whether it stopped, new records."""
+    ) -> tuple[ChunkResult, dict[str, np.ndarray]]:
+        """Step along rows of a path: how far it came and why it ended there, and the new records."""
         assert self.state is not None
         first_, row_, count_, settled = (
             jnp.asarray(value, jnp.int32) for value in (first, row, count, self.settled)
         )
         result = run_chunk(self.process, problem, context, self.state, path, first_, row_, count_, settled)
-        done, grow, stopped, records = jax.device_get(
-            (result.done, result.grow, result.stopped, result.records)
-        )
         self.state = result.state
-        records = {k: v[row : int(done)] for k, v in records.items()}
+        on_host = {name: value for name, value in result._asdict().items() if name != "state"}
+        result = result._replace(**jax.device_get(on_host))
+        records = {k: np.asarray(v[row : int(result.done)]) for k, v in result.records.items()}
         if "x_trace" in records and "sigma_trace" not in records:
             records["sigma_trace"] = records["effective_step_size"] * records["x_trace"]
-        if done > row:
+        if result.done > row:
             self._count_costs(records)
-        return int(done), bool(grow), bool(stopped), records
+        return result, records
 
     def _count_costs(self, records: Mapping[str, np.ndarray]) -> None:
         for cost in measuring.COSTS:
@@ -121,6 +126,27 @@ class Running:
         larger = min(next(b for b in (*_BLOCKS, n) if b > self.block), eigs.max_tracked, n)
         self._resize(larger, key)
         self.settled = step + _SETTLING
+
+    @property
+    def divided_kind(self) -> Any:
+        """Its options with the sub-steps that it has come to need."""
+        return replace(self.kind, substeps=self.substeps) if self.substeps else self.kind
+
+    @property
+    def divisible(self) -> bool:
+        """Whether its steps may be divided further."""
+        return bool(self.substeps) and self.substeps < _MOST_DIVIDED * self.kind.substeps
+
+    def divide(self, step: int) -> str:
+        """Take twice the sub-steps from ``step`` on, once the process is made anew; a sentence on it."""
+        assert self.state is not None
+        self.substeps *= 2
+        own = self.state.process
+        self.state = self.state._replace(process=own._replace(watch=at_ease(own.weights.dtype)))
+        return (
+            f"{self.kind.name}: curvature changes too much in one step to hold S_eff at 2; {self.substeps} sub-steps "
+            f"per step from step {step} on"
+        )
 
     def shrink_if_roomy(
         self, eigs: EigsOptions, records: Mapping[str, np.ndarray], key: Array, allowed: bool, long: int

@@ -146,7 +146,10 @@ class Simulation:
         self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
         self._keep_rows, self._chunks = keep_rows, list[Chunk]()
         self._pace = min(_FIRST_CHUNK, self._rows)
-        self._running = {p.name: Running(p, self._process(p)) for p in options.processes}
+        self._running = {
+            p.name: Running(p, self._process(p, True), substeps=p.substeps if p.is_flow else 0)
+            for p in options.processes
+        }
 
     # --- setting up ---------------------------------------------------------------------------------
 
@@ -177,10 +180,16 @@ class Simulation:
             raise UserError(f"warm_start must lie between 0 and steps={self.options.steps}, got {least}")
         return least
 
-    def _process(self, kind: Any) -> Process[Any]:
+    def _process(self, kind: Any, divisible: bool) -> Process[Any]:
         if kind.is_flow:
-            stepper = kind.stepper(self.optimizer, self.eigs)
-            return FlowProcess(stepper, self.eigs, kind.substeps, self.options.measurements)
+            return FlowProcess(
+                stepper=kind.stepper(self.optimizer, self.eigs),
+                eigs=self.eigs,
+                substeps=kind.substeps,
+                measurements=self.options.measurements,
+                watched=kind.holds_the_edge,
+                divisible=divisible,
+            )
         return Observer(self.optimizer, self.eigs, self.options.measurements)
 
     # --- what there is to see -----------------------------------------------------------------------
@@ -307,14 +316,17 @@ class Simulation:
         """Step one process through a chunk, growing its block as often as needed."""
         parts, messages, row = [], [], max(run.kind.first_step - first, 0)
         while row < count:
-            done, grow, stopped, records = run.advance(self.problem, self.context, path, first, row, count)
-            if done > row:
+            result, records = run.advance(self.problem, self.context, path, first, row, count)
+            if result.done > row:
                 parts.append((run.kind.name, records))
-            row = done
-            if stopped:
+            row = int(result.done)
+            if result.stopped:
                 messages.append(run.stop(records))
                 break
-            if grow:
+            if result.divide:
+                messages.append(run.divide(first + row))
+                run.process = self._process(run.divided_kind, run.divisible)
+            if result.grow:
                 run.grow(self.eigs, self.problem.num_parameters, first + row, self._block_key)
             elif row == count and parts:
                 at_boundary = (first + count) % self._rows == 0
@@ -374,6 +386,7 @@ class Simulation:
             if state is None:
                 raise foreign
             run.restore(state, notes)
+            run.process = self._process(run.divided_kind, run.divisible)
 
 
 def simulate(

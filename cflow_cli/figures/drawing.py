@@ -57,10 +57,18 @@ def raw(ax: Axes, values: pd.Series, process: str = "discrete", **look: Any) -> 
 
 
 def mean(ax: Axes, values: pd.Series, process: str = "midpoint", **look: Any) -> None:
-    """Draw the centred mean over ``definitions.WINDOW`` steps: wide."""
-    smooth = definitions.smoothed(values)
+    """Draw the centred mean over ``definitions.WINDOW`` steps, of squares a variance: wide."""
+    _wide(ax, definitions.smoothed(values), process, look)
+
+
+def trend(ax: Axes, values: pd.Series, process: str = "midpoint", **look: Any) -> None:
+    """Draw what oscillates smoothed over ``definitions.WINDOW`` steps, a parabola as it is: wide."""
+    _wide(ax, definitions.trend(values), process, look)
+
+
+def _wide(ax: Axes, values: pd.Series, process: str, look: dict[str, Any]) -> None:
     own: dict[str, Any] = {"color": style.colour(process), "linewidth": 2.4, "alpha": 0.75}
-    ax.plot(smooth.index, smooth, **own | look)
+    ax.plot(values.index, values, **own | look)
 
 
 def flow(ax: Axes, values: pd.Series, process: str = "central", **look: Any) -> None:
@@ -104,7 +112,7 @@ def variances(ax: Axes, found: Sequence[Direction], *, decades: float, headroom:
 
 
 def with_flow(axes: Sequence[Axes], runs: Mapping[str, Sequence[tuple[pd.Series, pd.Series]]]) -> None:
-    """Draw some runs, each in a colour with its mean, and the flow of each in black.
+    """Draw some runs, each in a colour and smoothed, and the flow of each in black.
 
     Parameters
     ----------
@@ -116,7 +124,7 @@ def with_flow(axes: Sequence[Axes], runs: Mapping[str, Sequence[tuple[pd.Series,
     for (label, pairs), colour in zip(runs.items(), SHADES):
         for ax, (real, predicted) in zip(axes, pairs):
             raw(ax, real, color=colour)
-            mean(ax, real, color=colour, alpha=0.5, label=label)
+            trend(ax, real, color=colour, alpha=0.5, label=label)
             ax.plot(predicted.index, predicted, color="#000000", linewidth=1.0)
     for ax in axes:
         ax.plot([], [], color="#000000", linewidth=1.0, label="central flow")

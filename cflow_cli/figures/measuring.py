@@ -77,10 +77,22 @@ class FigureRun:
         """A flow's prediction of the optimizer's mean loss."""
         return definitions.prediction(self.run.metrics, process)
 
-    def loss_error(self, process: str, step: int) -> float:
-        """Median of |predicted − smoothed| / smoothed loss from a step on."""
+    def error(self, column: str, process: str = "central", start: int | None = None) -> float:
+        """The report's error of a flow's prediction, ``definitions.relative_error``, from the oscillation's onset on.
+
+        Parameters
+        ----------
+        column
+            ``loss`` or ``grad_norm_sq``.
+        process
+            The flow.
+        start
+            First step to compare at, where it is another one.
+        """
         return definitions.relative_error(
-            self.series("discrete", "loss"), since(self.prediction(process), step)
+            self.series("discrete", column),
+            definitions.prediction(self.run.metrics, process, column),
+            self.onset if start is None else start,
         )
 
     def spectrum(self, process: str, kind: str = "effective") -> pd.DataFrame:
@@ -118,18 +130,24 @@ class FigureRun:
         eps = float(self.config["optimizer"]["eps"]) if kind == "effective_step_size" else 0.0
         return (self.lr / self.spectrum(process, kind).dropna() - eps) ** 2
 
-    def onset(self, process: str = "central") -> int | None:
+    def edge_step(self, process: str = "central") -> int | None:
         """Step at which a process reaches the edge of stability, from the branch point of the flows on.
 
-        The report's ``edge_step``; None where it never does.
+        None where it never does.
         """
-        return definitions.onset(self.series(process, "effective_sharpness"), self.branch_point)
+        return definitions.edge_step(self.series(process, "effective_sharpness"), self.branch_point)
 
     @cached_property
     def edge(self) -> int:
         """Step at which the central flow reaches the edge of stability; where it never does, the last one."""
-        found = self.onset()
+        found = self.edge_step()
         return int(self.series("central", "effective_sharpness").index[-1]) if found is None else found
+
+    @cached_property
+    def onset(self) -> int:
+        """Step from which the optimizer oscillates, the report's ``onset``; where it never does, the last one."""
+        found = definitions.onset(self.run.metrics, self.branch_point)
+        return int(self.series("discrete", "loss").index[-1]) if found is None else found
 
     def times_nearer(self, near: str = "central", far: str = "stable") -> float:
         """How many times nearer one flow is to the optimizer than another, at the end (see ``definitions``)."""
@@ -170,12 +188,6 @@ def median_ratio(measured: pd.Series, predicted: pd.Series) -> float:
     """Median over the steps both have of predicted / measured."""
     both = measured.index.intersection(predicted.index)
     return float((predicted[both] / measured[both]).median()) if len(both) else float("nan")
-
-
-def median_error(measured: pd.Series, predicted: pd.Series) -> float:
-    """Median over the steps both have of |predicted / measured − 1|."""
-    both = measured.index.intersection(predicted.index)
-    return float((predicted[both] / measured[both] - 1).abs().median()) if len(both) else float("nan")
 
 
 def late_mean(values: pd.Series, step: int) -> float:

@@ -33,6 +33,8 @@ class FlowState(NamedTuple):
         Whether X may be anything but zero; False makes any flow its stable limit, in the same compiled program.
     memory
         Whatever else the flow keeps, as its stepper's ``start`` made it.
+    watch
+        The engine's watch over S_eff: where the last step is to end at most, and how often it did not.
     """
 
     weights: Float[Array, " params"]
@@ -41,6 +43,7 @@ class FlowState(NamedTuple):
     x: Float[Array, "block block"]
     oscillates: Bool[Array, ""]
     memory: Any = ()
+    watch: Any = ()
 
 
 class Oscillation(NamedTuple):

@@ -115,7 +115,7 @@ class _View:
         raw = self.series("discrete", column)
         lines = [
             _make_line("discrete", raw, "optimizer", width=0.7, spikes=True, scales=False),
-            _make_line("midpoint", definitions.smoothed(raw), "optimizer, smoothed", width=3.5, opacity=0.7),
+            _make_line("midpoint", definitions.trend(raw), "optimizer, smoothed", width=3.5, opacity=0.7),
         ]
         for flow in self.flows:
             if flow == "stable":
@@ -139,7 +139,7 @@ class _View:
                 _make_line(process, values, _label(process), width=0.9 if spiky else 1.5, spikes=spiky)
             )
         if predicted:
-            mean = definitions.smoothed(self.series("discrete", column))
+            mean = definitions.trend(self.series("discrete", column))
             lines.append(_make_line("midpoint", mean, "optimizer, smoothed", width=3.5, opacity=0.7))
             for flow in self.flows:
                 values = self.series(flow, predicted)

@@ -23,7 +23,13 @@ EDGE = 1.98
 """S_eff from which a process counts as being at the edge of stability, whose place is 2."""
 
 PERSISTENCE = 5
-"""Measurements in a row that have to be at the edge: a single spike is no onset."""
+"""Measurements in a row that have to hold: a single spike is no onset."""
+
+OSCILLATING = 0.5
+"""Part of the optimizer's squared gradient that is oscillation, from which on it counts as oscillating."""
+
+ABOVE = 2.1
+"""S_eff from which a flow counts as starting above the edge: what it comes down by in a step lies between."""
 
 TAIL = 50
 """Steps at the end over which distances are averaged."""
@@ -78,20 +84,49 @@ def smoothed(values: pd.Series, window: int = WINDOW) -> pd.Series:
     >>> smoothed(pd.Series([1.0, 3.0, 1.0, 3.0, 1.0]), window=2).tolist()  # blind to a period of 2
     [2.0, 2.0, 2.0]
     """
+    weights = np.full(max(window, 0) + 1, 1 / max(window, 1))
+    weights[[0, -1]] /= 2
+    return _filtered(values, weights)
+
+
+def trend(values: pd.Series, window: int = WINDOW) -> pd.Series:
+    """Centred smoothing that keeps parabolas and is blind to a period of 2, for curves that are looked at.
+
+    A Savitzky–Golay filter: the value at its centre of the least-squares fit of a + bs + cs² + d(−1)^s to a window. A
+    mean floats above a loss that falls convexly, by w²/24 of its second derivative; this does not.
+
+    Parameters
+    ----------
+    values
+        One value per step; where a step is missing in a window, there is no value.
+    window
+        Even number of steps.
+
+    Examples
+    --------
+    >>> trend(pd.Series([0.0, 1.0, 4.0, 9.0, 16.0, 25.0, 36.0]), window=4).round(9).tolist()
+    [4.0, 9.0, 16.0]
+    """
+    steps = np.arange(window + 1) - window / 2
+    basis = np.stack([np.ones_like(steps), steps, steps**2, (-1.0) ** np.arange(window + 1)], axis=1)
+    return _filtered(values, np.linalg.pinv(basis)[0])
+
+
+def _filtered(values: pd.Series, weights: np.ndarray) -> pd.Series:
+    """Weighted sums over every window that is whole, at its centre."""
+    window = len(weights) - 1
     if window < 2 or window % 2:
         raise ValueError(f"the smoothing window must be even and positive, got {window}")
     if values.empty or values.index[-1] - values.index[0] < window:
         return pd.Series(dtype=float, index=pd.Index([], dtype=int))
     full = values.reindex(range(values.index[0], values.index[-1] + 1))
-    weights = np.full(window + 1, 1 / window)
-    weights[[0, -1]] /= 2
     # Summed window by window, not by running sums, whose rounding would swamp losses that fall by decades.
     windows = np.lib.stride_tricks.sliding_window_view(full.to_numpy(), window + 1)
     half = window // 2
     return pd.Series(windows @ weights, index=full.index[half:-half]).dropna()
 
 
-def onset(effective_sharpness: pd.Series, start: int = 0) -> int | None:
+def edge_step(effective_sharpness: pd.Series, start: int = 0) -> int | None:
     """Step of reaching the edge of stability.
 
     The first step from ``start`` on at which S_eff ≥ 1.98 and stays there for five measurements in a
@@ -107,15 +142,53 @@ def onset(effective_sharpness: pd.Series, start: int = 0) -> int | None:
 
     Examples
     --------
-    >>> onset(pd.Series([1.0, 2.5, 1.5, 1.99, 2.0, 2.0, 2.0, 2.0]))  # the spike at step 1 is none
+    >>> edge_step(pd.Series([1.0, 2.5, 1.5, 1.99, 2.0, 2.0, 2.0, 2.0]))  # the spike at step 1 is none
     3
     """
-    values = effective_sharpness[effective_sharpness.index >= start].dropna()
-    above = np.append(values.to_numpy() >= EDGE, np.ones(PERSISTENCE - 1, bool))
-    if len(values) == 0:
+    return _first_to_stay(effective_sharpness.dropna() >= EDGE, start)
+
+
+def oscillating_share(metrics: pd.DataFrame) -> pd.Series:
+    """Part of the optimizer's squared gradient that is oscillation, 1 − ‖∇L(w*)‖² / ‖∇L(w)‖².
+
+    w* is the midpoint (w₋ + 2w + w₊)/4 of three iterates, in which an oscillation of period 2 cancels. Well below the
+    edge both gradients are the same; at the edge most of the optimizer's belongs to directions that it oscillates in.
+
+    Parameters
+    ----------
+    metrics
+        The metrics table of a run; empty without rows of the optimizer and of its midpoints.
+    """
+    whole, smooth = (series(metrics, process, "grad_norm_sq") for process in OBSERVED)
+    both = whole.index.intersection(smooth.index)
+    return 1 - smooth[both] / whole[both]
+
+
+def onset(metrics: pd.DataFrame, start: int = 0) -> int | None:
+    """Step from which the optimizer oscillates, as measured on itself.
+
+    The first step from ``start`` on at which half of its squared gradient or more is oscillation
+    (:func:`oscillating_share`) and stays so for five steps in a row (or for all that are left). Before it, every flow
+    follows the optimizer alike and there is nothing to compare.
+
+    Parameters
+    ----------
+    metrics
+        The metrics table of a run, with rows of the midpoints.
+    start
+        Branch point of the flows.
+    """
+    return _first_to_stay(oscillating_share(metrics) >= OSCILLATING, start)
+
+
+def _first_to_stay(holds: pd.Series, start: int) -> int | None:
+    """The first index from ``start`` on from which something holds for ``PERSISTENCE`` entries, or to the end."""
+    own = holds[holds.index >= start]
+    if len(own) == 0:
         return None
-    held = np.lib.stride_tricks.sliding_window_view(above, PERSISTENCE).all(axis=1)
-    return int(values.index[np.argmax(held)]) if held.any() else None
+    padded = np.append(own.to_numpy(bool), np.ones(PERSISTENCE - 1, bool))
+    held = np.lib.stride_tricks.sliding_window_view(padded, PERSISTENCE).all(axis=1)
+    return int(own.index[np.argmax(held)]) if held.any() else None
 
 
 def prediction(metrics: pd.DataFrame, process: str, column: str = "loss") -> pd.Series:
@@ -128,8 +201,12 @@ def prediction(metrics: pd.DataFrame, process: str, column: str = "loss") -> pd.
     return series(metrics, process, column) if predicted.empty else predicted
 
 
-def relative_error(measured: pd.Series, predicted: pd.Series, window: int = WINDOW) -> float:
-    """Median over steps of |predicted − smoothed| / smoothed.
+def relative_error(
+    measured: pd.Series, predicted: pd.Series, start: float = 0, window: int = WINDOW
+) -> float:
+    """Median over steps of |p̄ − ȳ| / |ȳ|, measured y and predicted p smoothed alike.
+
+    A mean over a window contains the window's convexity: of one of the two alone, that would be counted as an error.
 
     Parameters
     ----------
@@ -138,38 +215,46 @@ def relative_error(measured: pd.Series, predicted: pd.Series, window: int = WIND
     predicted
         The flow's prediction; exists from its branch point on and until it stopped. Compared at the
         steps that have both.
+    start
+        First step to compare at: where the optimizer begins to oscillate.
+    window
+        Even number of steps smoothed over.
 
     Returns
     -------
     float
         NaN when there is no step to compare at.
     """
-    reference = smoothed(measured, window)
-    both = reference.index.intersection(predicted.index)
-    error = (predicted[both] - reference[both]).abs() / reference[both].abs()
+    reference, own = smoothed(measured, window), smoothed(predicted, window)
+    both = reference.index.intersection(own.index)
+    both = both[both >= start]
+    error = (own[both] - reference[both]).abs() / reference[both].abs()
     return float(error.median()) if len(error) else float("nan")
 
 
-def mean_distance(distance: pd.Series, last: int | None = None) -> float:
-    """Mean of a distance over the last 50 steps up to ``last`` (included; by default where it ends)."""
+def mean_distance(distance: pd.Series, last: int | None = None, start: float = 0) -> float:
+    """Mean of a distance over the last 50 steps up to ``last`` (included; by default where it ends).
+
+    Steps before ``start`` are left out; NaN where nothing is left.
+    """
     if distance.empty:
         return float("nan")
     end = distance.index[-1] if last is None else last
-    tail = distance[(distance.index > end - TAIL) & (distance.index <= end)]
+    tail = distance[(distance.index > end - TAIL) & (distance.index <= end) & (distance.index >= start)]
     return float(tail.mean())
 
 
-def distance_ratio(distance: pd.Series, stable: pd.Series) -> float:
+def distance_ratio(distance: pd.Series, stable: pd.Series, start: float = 0) -> float:
     """Mean distance of a flow from the optimizer as a part of the stable flow's.
 
     Both averaged over the last 50 steps that both reached, so that a flow that stopped early is not
-    compared with a later time of the other.
+    compared with a later time of the other; not over steps before ``start``, where the optimizer begins to oscillate.
     """
     if distance.empty or stable.empty:
         return float("nan")
     last = min(distance.index[-1], stable.index[-1])
-    far = mean_distance(stable, last)
-    return mean_distance(distance, last) / far if far > 0 else float("nan")
+    far = mean_distance(stable, last, start)
+    return mean_distance(distance, last, start) / far if far > 0 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -221,6 +306,13 @@ QUANTITIES: tuple[Quantity, ...] = (
         f"for {PERSISTENCE} measurements in a row",
     ),
     Quantity(
+        "onset",
+        "oscillates from",
+        "count",
+        "first step from the flows' branch point on from which the optimizer oscillates: half of its squared gradient "
+        f"or more is gone at the midpoints, for {PERSISTENCE} steps in a row (without midpoints, the step of the edge)",
+    ),
+    Quantity(
         "num_critical",
         "critical",
         "count",
@@ -228,11 +320,17 @@ QUANTITIES: tuple[Quantity, ...] = (
     ),
     Quantity(
         "s_eff",
-        "S_eff",
+        "S_eff optimizer",
         "number",
-        "mean effective sharpness of the midpoints (else of the optimizer) from that step on; the edge is 2",
+        "mean effective sharpness of the optimizer's midpoints (else of its iterates) from the step of the edge on; "
+        "the edge is 2",
     ),
-    Quantity("s_eff_{}", "S_eff {}", "number", "mean effective sharpness of the {} flow from that step on"),
+    Quantity(
+        "s_eff_{}",
+        "S_eff {}",
+        "number",
+        "mean effective sharpness of the {} flow from the step of the edge on",
+    ),
     Quantity(
         "distance_{}",
         "distance {}",
@@ -244,15 +342,15 @@ QUANTITIES: tuple[Quantity, ...] = (
         "{} / stable",
         "number",
         "distance of the {} flow from the optimizer over that of the stable flow, both means over the last "
-        f"{TAIL} steps that both flows reached",
+        f"{TAIL} steps that both flows reached, once the optimizer oscillates",
     ),
     Quantity(
         "loss_error_{}",
         "loss error {}",
         "percent",
-        "median of |predicted − smoothed| / smoothed loss over the steps of the {} flow; smoothed is the "
-        f"centred mean of the optimizer's loss over {WINDOW} steps, where all of them exist; a flow without "
-        "oscillation predicts its own loss",
+        "median of |predicted − measured| / measured loss over the steps from which the optimizer oscillates, both "
+        f"smoothed alike: centred means over {WINDOW} steps, where all of them exist; a flow without oscillation "
+        "predicts its own loss",
     ),
     Quantity(
         "grad_error_{}",

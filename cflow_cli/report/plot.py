@@ -107,12 +107,12 @@ def time_average(ax: Axes, metrics: pd.DataFrame, column: str, title: str, *, le
         Whether to name the lines.
     """
     raw = definitions.series(metrics, "discrete", column)
-    smooth = definitions.smoothed(raw)
+    smooth = definitions.trend(raw)
     drawn = [smooth]
     if len(raw):
         ax.plot(raw.index, raw, color=style.colour("discrete"), linewidth=0.5, alpha=0.7, label="optimizer")
     if len(smooth):
-        label = f"its {definitions.WINDOW}-step mean"
+        label = f"smoothed over {definitions.WINDOW} steps"
         ax.plot(smooth.index, smooth, color=style.colour("midpoint"), linewidth=2.4, alpha=0.75, label=label)
     for process in _flows(metrics):
         predicted = definitions.series(metrics, process, f"predicted_{column}")

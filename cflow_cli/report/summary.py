@@ -20,6 +20,8 @@ from cflow_cli.storage import Run, read_run
 if TYPE_CHECKING:
     from cflow_cli.runs.sweeps import Cell
 
+# Kicks with which an oscillation begins as soon as it can, also where rounding is small.
+_USUAL_KICK = 1e-3
 _COLUMNS = (
     "step",
     "process",
@@ -142,10 +144,13 @@ def summarise(run: Run, name: str | None = None) -> Summary:
 
     witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
     branch = _branch(run, metrics, flows)
+    edge = onset = None
     if witness:
-        edge = definitions.onset(of(witness, "effective_sharpness"), branch)
+        edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
+        onset = definitions.onset(metrics, branch) if "midpoint" in present else edge
         critical = _last(of(witness, "num_critical"))
-        values |= {"edge_step": edge, "num_critical": None if critical is None else int(critical)}
+        values |= {"edge_step": edge, "onset": onset}
+        values["num_critical"] = None if critical is None else int(critical)
         if edge is not None:
             real = "midpoint" if "midpoint" in present else discrete
             values["s_eff"] = _mean_from(of(real, "effective_sharpness"), edge)
@@ -153,16 +158,21 @@ def summarise(run: Run, name: str | None = None) -> Summary:
                 values[f"s_eff_{flow}"] = _mean_from(of(flow, "effective_sharpness"), edge)
 
     distances = {flow: of(flow, "distance_to_discrete") for flow in flows}
+    # Before the optimizer oscillates, all flows follow it alike and their errors are rounding.
+    start = math.inf if onset is None else onset
     for flow in flows:
         values[f"final_loss_{flow}"] = _last(of(flow, "loss"))
         values[f"distance_{flow}"] = definitions.mean_distance(distances[flow])
         for what, column, measured in (("loss", "loss", loss), ("grad", "grad_norm_sq", grad)):
             predicted = definitions.prediction(metrics, flow, column)
-            values[f"{what}_error_{flow}"] = definitions.relative_error(measured, predicted)
+            values[f"{what}_error_{flow}"] = definitions.relative_error(measured, predicted, start)
         if "stable" in flows and flow != "stable":
-            ratio = definitions.distance_ratio(distances[flow], distances["stable"])
+            ratio = definitions.distance_ratio(distances[flow], distances["stable"], start)
             values[f"distance_ratio_{flow}"] = ratio
             notes += _unequal(flow, distances)
+    if flows and _stopped(metrics, "discrete") is None:
+        sharpness = of("central" if "central" in flows else flows[0], "effective_sharpness")
+        notes += _stage(run, sharpness, branch, edge, onset, values["steps"])
     values = {name: definitions.last_value(metrics, name) for name in own} | values
     known = {
         name: None if isinstance(value, float) and math.isnan(value) else value
@@ -313,6 +323,46 @@ def _unequal(flow: str, distances: Mapping[str, pd.Series]) -> list[str]:
     last = min(ends.values())
     first = max(last - definitions.TAIL + 1, 0)
     return [f"{flow} / stable compares steps {first} to {last}, the last that both reached"]
+
+
+def _stage(
+    run: Run, sharpness: pd.Series, branch: int, edge: int | None, onset: int | None, steps: int
+) -> list[str]:
+    """Say how far a run has come: above the edge at its start, at the edge, oscillating, long enough to compare.
+
+    Parameters
+    ----------
+    run
+        For its kicks.
+    sharpness
+        S_eff along the central flow, or whichever there is.
+    branch, edge, onset, steps
+        Steps at which the flows branch off, the edge is reached, the oscillation begins; steps recorded.
+    """
+    notes = []
+    if len(sharpness) and float(sharpness.iloc[0]) > definitions.ABOVE:
+        notes.append(
+            f"starts above the edge: S_eff is {float(sharpness.iloc[0]):.3g} where the flows branch off, at step "
+            f"{branch}; they assume an oscillation at rest, so count what follows once S_eff is down at 2 (or raise "
+            "warm_start)"
+        )
+    kick = "" if (run.config.get("kick") or 0) >= _USUAL_KICK else f", or kick={_USUAL_KICK:g}"
+    if onset is None and edge is not None:
+        notes.append(
+            f"S_eff reached 2 at step {edge}; the optimizer has not begun to oscillate by {steps}, so there is nothing "
+            f"to compare yet: more steps{kick}"
+        )
+    elif onset is None and len(sharpness):
+        notes.append(
+            f"S_eff is {float(sharpness.iloc[-1]):.3g} at step {steps}, below the edge of stability at 2: the "
+            "optimizer does not oscillate and there is nothing to compare yet; more steps, or a larger lr"
+        )
+    elif onset is not None and steps - onset <= definitions.WINDOW // 2:
+        notes.append(
+            f"the optimizer oscillates from step {onset} on; its loss is compared once that has lasted "
+            f"{definitions.WINDOW // 2} steps: more steps"
+        )
+    return notes
 
 
 def _last(values: pd.Series) -> float | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import statistics
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from cflow_cli import clock
@@ -14,6 +16,34 @@ if TYPE_CHECKING:
     from cflow_cli.engine.recording import Chunk
 
 log = logging.getLogger(__name__)
+# Chunks whose pace is taken for that of the rest.
+_RECENT = 9
+
+
+class Pace:
+    """How long steps take, and so how long the rest will; compilation, which some chunks contain, does not count.
+
+    Parameters
+    ----------
+    steps
+        Of the whole run.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._last: tuple[float, int] | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
+    def left(self, now: float, step: int) -> str:
+        """Words on the time left at a step; empty while too little is known."""
+        if self._last is not None and step > self._last[1]:
+            then, before = self._last
+            self._recent.append((now - then) / (step - before))
+        self._last = now, step
+        if not self._recent or step >= self._steps:
+            return ""
+        # The median, because a chunk that compiled took many times as long as others.
+        return f"about {clock.duration(statistics.median(self._recent) * (self._steps - step))} left"
 
 
 class Lines:
@@ -22,7 +52,7 @@ class Lines:
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._last_time, self._last_step = time.monotonic(), 0
-        self._measured_from: tuple[float, int] | None = None
+        self._pace = Pace(steps)
 
     def __enter__(self) -> Lines:
         return self
@@ -42,35 +72,30 @@ class Lines:
         for message in chunk.messages:
             self.say(f"note: {message}")
         now, last = time.monotonic(), chunk.step >= self._steps
+        left = self._pace.left(now, chunk.step)
         if last or (chunk.step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
-            self.say(f"step {chunk.step}/{self._steps}  {_describe(chunk)}{self._time_left(now, chunk.step)}")
+            parts = (f"step {chunk.step}/{self._steps}", _describe(chunk), left)
+            self.say("  ".join(part for part in parts if part))
             self._last_time, self._last_step = now, chunk.step
-        if self._measured_from is None:
-            self._measured_from = now, chunk.step
-
-    def _time_left(self, now: float, step: int) -> str:
-        # The first chunk compiles and says nothing about those after it.
-        if self._measured_from is None or step >= self._steps or step == self._measured_from[1]:
-            return ""
-        began, first = self._measured_from
-        return f"  about {clock.duration((now - began) / (step - first) * (self._steps - step))} left"
 
 
 class Bar:
-    """Progress as a bar, for terminals."""
+    """Progress as a bar, for terminals; the time that has passed moves on while a chunk is computed or compiled."""
 
     def __init__(self, steps: int) -> None:
         # Rich is loaded only where there is a terminal to draw on.
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._progress = Progress(
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.description}", markup=False),
-            TimeRemainingColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             transient=True,
         )
-        self._task = self._progress.add_task("compiling", total=steps)
+        self._pace = Pace(steps)
+        self._task = self._progress.add_task("compiling, only once for all steps", total=steps, left="")
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -88,7 +113,8 @@ class Bar:
         """Show how far the run is."""
         for message in chunk.messages:
             self.say(f"note: {message}")
-        self._progress.update(self._task, completed=chunk.step, description=_describe(chunk))
+        left = self._pace.left(time.monotonic(), chunk.step)
+        self._progress.update(self._task, completed=chunk.step, description=_describe(chunk), left=left)
         log.info("step %d  %s", chunk.step, _describe(chunk))
 
 
@@ -98,14 +124,18 @@ def display(steps: int, *, shared: bool) -> Lines | Bar:
 
 
 def _describe(chunk: Chunk) -> str:
-    def of(values: dict[str, float]) -> float | None:
-        return next((values[name] for name in ("central", "midpoint", "discrete") if name in values), None)
+    """The optimizer's loss, and S_eff of the central flow where there is one: which, is said."""
 
-    loss = chunk.loss.get("discrete", of(chunk.loss))
+    def of(values: dict[str, float]) -> tuple[str, float] | None:
+        return next(
+            ((name, values[name]) for name in ("central", "midpoint", "discrete") if name in values), None
+        )
+
+    loss = chunk.loss.get("discrete")
     sharpness = of(chunk.effective_sharpness)
     parts = [
         "" if loss is None else f"loss {loss:.4g}",
-        "" if sharpness is None else f"S_eff {sharpness:.3f}",
+        "" if sharpness is None else f"S_eff {sharpness[1]:.3f} ({sharpness[0]})",
         "" if chunk.num_critical is None else f"critical {chunk.num_critical}",
     ]
     return "  ".join(part for part in parts if part)

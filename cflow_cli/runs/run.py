@@ -313,13 +313,18 @@ def _announce(
     )
     display.say(
         f"{prepared.choices.get('optimizer', 'optimizer')}, {rate}, {settings.steps} steps, "
-        f"{settings.dtype} on {prepared.device} · {', '.join(prepared.cfg.processes)}"
+        f"{settings.dtype} on {prepared.device}, {_loop(settings.kick)} · {', '.join(prepared.cfg.processes)}"
     )
     display.say(f"folder {folder}")
     if prepared.warning is not None:
         display.say(f"warning: {prepared.warning}")
     for note in notes:
         display.say(f"note: {note}")
+
+
+def _loop(kick: float) -> str:
+    """What the optimizer's own steps are."""
+    return f"optax with kicks of norm {kick:g}" if kick else "plain optax"
 
 
 def _starting_notes(prepared: Prepared) -> list[str]:
@@ -338,6 +343,8 @@ def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
         "lr": settings.lr,
         "steps": settings.steps,
         "warm_start": simulation.warm_start,
+        "kick": settings.kick,
+        "optimizer_loop": _loop(settings.kick),
         "seed": settings.seed,
         "dtype": settings.dtype,
         "device": prepared.device,

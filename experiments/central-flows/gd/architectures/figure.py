@@ -92,7 +92,7 @@ def claims(**runs):
     for model, own in by_model(runs).items():
         for run in own:
             values = effective(run) / 2
-            reached = definitions.onset(2 * values)
+            reached = definitions.edge_step(2 * values)
             after = since(values, reached or values.index[-1])
             name = f"{model} at 2/η = {2 / run.lr:.3g}"
             yield START(values.iloc[0], name)

@@ -28,7 +28,7 @@ def runs(size):
 def cycle(run):
     """Sharpness over 2/η at the midpoints, and the steps at which it is first above, below, and above 1 again."""
     sharpness = run.series("midpoint", "sharpness") * run.lr / 2
-    up = definitions.onset(2 * sharpness) or 0
+    up = definitions.edge_step(2 * sharpness) or 0
     after = since(sharpness, up)
     peak = after.index[np.argmax(after.to_numpy() >= after.iloc[:100].max())]
     falling = since(after, peak)

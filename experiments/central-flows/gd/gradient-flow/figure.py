@@ -1,10 +1,10 @@
 """Gradient flow leaves gradient descent at the edge of stability; the central flow stays with it."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, raw, threshold
+from cflow_cli.figures.drawing import flow, panels, raw, threshold, trend
 
 CAPTION = """
-Gradient descent (blue; wide: mean over 50 steps), its central flow (black) and gradient flow, the stable flow of
+Gradient descent (blue; wide: smoothed over 50 steps), its central flow (black) and gradient flow, the stable flow of
 gradient descent (dashed): training loss, the central flow's as it predicts the time average (a), sharpness (b), one
 output of the network (c), and the distance of either flow from gradient descent (d).
 """
@@ -26,7 +26,7 @@ def draw(gd):
     edge = 2 / gd.lr
     figure, axes = panels(2, 2, titles=TITLES, sharex=True)
     raw(axes[0], gd.series("discrete", "loss"))
-    mean(axes[0], gd.series("discrete", "loss"), label="gradient descent")
+    trend(axes[0], gd.series("discrete", "loss"), label="gradient descent")
     flow(axes[0], gd.series("stable", "loss"), "stable", label="gradient flow")
     flow(axes[0], gd.prediction(), label="central flow")
     axes[0].set_ylim(0)
@@ -35,7 +35,7 @@ def draw(gd):
     threshold(axes[1], edge, f"2/η = {edge:g}")
     axes[1].set_ylim(0, 3 * edge)
     raw(axes[2], gd.spectrum("discrete", "output")[0])
-    mean(axes[2], gd.spectrum("discrete", "output")[0])
+    trend(axes[2], gd.spectrum("discrete", "output")[0])
     for process in ("stable", "central"):
         flow(axes[1], gd.series(process, "sharpness"), process)
         flow(axes[2], gd.spectrum(process, "output")[0], process)

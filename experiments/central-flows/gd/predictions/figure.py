@@ -1,13 +1,13 @@
 """The central flow passes through the mean of the network's oscillating outputs."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, raw
+from cflow_cli.figures.drawing import flow, panels, raw, trend
 from cflow_cli.figures.measuring import since
 from cflow_cli.report import definitions
 
 CAPTION = """
 Outputs of the network for three training examples (rows) and four classes (columns): at the iterates of gradient
-descent (pale), their mean over 50 steps (wide), along the central flow (black) and along gradient flow (dashed).
+descent (pale), smoothed over 50 steps (wide), along the central flow (black) and along gradient flow (dashed).
 """
 EXAMPLES, CLASSES = 3, 4
 ERROR = Check("|flow − mean| over the range of the output, median, largest of all outputs", high=0.05)
@@ -36,7 +36,7 @@ def draw(gd):
     figure, axes = panels(EXAMPLES, CLASSES, height=1.3, sharex=True, sharey=True)
     for number, (ax, place) in enumerate(zip(axes, places(real))):
         raw(ax, real[place])
-        mean(ax, real[place], label="gradient descent")
+        trend(ax, real[place], label="gradient descent")
         flow(ax, stable[place], "stable", linewidth=0.8, label="gradient flow")
         flow(ax, central[place], label="central flow")
         if number < CLASSES:

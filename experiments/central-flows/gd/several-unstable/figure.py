@@ -23,7 +23,7 @@ def runs(size):
 def arrivals(run):
     """Step at which each of the largest eigenvalues of the central flow reaches the edge; those that do."""
     table = run.spectrum("central")
-    found = {place: definitions.onset(table[place]) for place in table.columns[:SHOWN]}
+    found = {place: definitions.edge_step(table[place]) for place in table.columns[:SHOWN]}
     return {place: step for place, step in found.items() if step is not None}
 
 

@@ -3,24 +3,26 @@
 import numpy as np
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import arrival, flow, mean, panels, raw
-from cflow_cli.figures.measuring import median_error, since
+from cflow_cli.figures.drawing import arrival, flow, panels, raw
+from cflow_cli.figures.measuring import since
 from cflow_cli.report import definitions
 
 CAPTION = """
-Three of the watched weights of RMSProp. Above, the squared gradient g² at every iterate (pale), its mean over 50 steps
+Three of the watched weights of RMSProp. Above, the squared gradient g² at every iterate (pale), smoothed over 50 steps
 (wide), the time average that the central flow predicts (black) and (∂L/∂w)² along the flow itself (dotted). Below, the
 second moment ν of the optimizer (wide) and of the central flow (black). At the vertical line the flow reaches the edge
 of stability.
 """
 SHOWN = 3
 ERROR = Check(
-    "|ν of the flow / smoothed ν − 1|, median since the edge, worst weight",
+    "|ν of the flow / ν − 1|, both smoothed, median since the oscillation began, worst weight",
     high=0.15,
     paper="curves that cover each other",
 )
 PART = Check(
-    "part of smoothed g² that is oscillation, median since the edge and over weights", low=0.5, paper="most"
+    "part of smoothed g² that is oscillation, median since the oscillation began and over weights",
+    low=0.5,
+    paper="most",
 )
 
 
@@ -39,7 +41,7 @@ def draw(rmsprop):
     for weight, upper, lower in zip(real.columns, axes[:SHOWN], axes[SHOWN:]):
         shown = since(real[weight], rmsprop.branch_point)
         raw(upper, shown)
-        mean(upper, shown, alpha=0.5, label="RMSProp (g²: mean)")
+        mean(upper, shown, alpha=0.5, label="RMSProp (g²: smoothed)")
         flow(upper, own[weight], linestyle=(0, (1, 1)), linewidth=0.9, label="central flow, its own g²")
         flow(upper, predicted[weight], label="central flow, ν and predicted g²")
         flow(lower, nu[weight], "midpoint", linewidth=3, alpha=0.5)
@@ -56,13 +58,11 @@ def draw(rmsprop):
 def claims(rmsprop):
     """ν of every watched weight is met, and most of their g² is not the flow's own."""
     real, own = (rmsprop.spectrum(process, "grad_sq") for process in ("discrete", "central"))
-    nu, flow_nu = (
-        since(rmsprop.watched_moments(process), rmsprop.edge) for process in ("discrete", "central")
-    )
+    nu, flow_nu = (rmsprop.watched_moments(process) for process in ("discrete", "central"))
     errors, shares = [], []
     for weight in real.columns:
-        errors.append(median_error(definitions.smoothed(nu[weight]), flow_nu[weight]))
-        smooth = since(definitions.smoothed(real[weight]), rmsprop.edge)
+        errors.append(definitions.relative_error(nu[weight], flow_nu[weight], rmsprop.onset))
+        smooth = since(definitions.smoothed(real[weight]), rmsprop.onset)
         shares.append((1 - own[weight] / smooth).median())
     yield ERROR(max(errors))
     yield PART(np.median(shares))

@@ -1,12 +1,12 @@
 """Without its curvature penalty the flow of RMSProp gets sharper and falls behind."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, raw
+from cflow_cli.figures.drawing import flow, panels, raw, trend
 from cflow_cli.report import definitions
 
 CAPTION = """
 RMSProp (blue), its central flow (black) and the ablated flow (dash-dotted), which adapts ν to the oscillation as the
-central flow does but leaves out its penalty on curvature: training loss at every iterate (pale), its mean over 50 steps
+central flow does but leaves out its penalty on curvature: training loss at every iterate (pale), smoothed over 50 steps
 (wide) and what the flows predict it to be (a); sharpness (b) and harmonic mean over the weights of the step sizes D (c)
 at the midpoints of RMSProp and along the flows.
 """
@@ -27,7 +27,7 @@ def draw(rmsprop):
     """Draw loss, sharpness and step size."""
     figure, axes = panels(1, 3, titles=TITLES, height=2.1)
     raw(axes[0], rmsprop.series("discrete", "loss"))
-    mean(axes[0], rmsprop.series("discrete", "loss"), label="RMSProp")
+    trend(axes[0], rmsprop.series("discrete", "loss"), label="RMSProp")
     for process in ("central", "ablated"):
         flow(axes[0], rmsprop.prediction(process), process, label=f"{process} flow")
     for ax, column in zip(axes[1:], ("sharpness", "effective_step_size")):

@@ -6,7 +6,7 @@ from cflow_cli.figures.measuring import late_mean
 
 CAPTION = """
 Scalar RMSProp with β₂ = 0.99 and 0.999 from the same weights: training loss at the iterates (a), sharpness
-(b) and ν (c) at their midpoints (thin), with means over 50 steps (wide) and the central flow of each (black;
+(b) and ν (c) at their midpoints (thin), smoothed over 50 steps (wide) and the central flow of each (black;
 for the loss its prediction). At the larger β₂ both sharpness and ν are lower, in reality and in the flow.
 """
 RATIO = Check(

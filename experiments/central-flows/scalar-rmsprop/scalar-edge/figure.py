@@ -1,7 +1,7 @@
 """Scalar RMSProp oscillates without diverging, and its effective sharpness stays around 2."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import SHADES, mean, panels, raw, threshold
+from cflow_cli.figures.drawing import SHADES, panels, raw, threshold, trend
 from cflow_cli.figures.measuring import late_mean, since
 
 CAPTION = """
@@ -34,7 +34,7 @@ def draw(run):
     figure, axes = panels(2, 3, titles=TITLES)
     loss, gradient = run.series("discrete", "loss"), run.series("discrete", "grad_norm_sq")
     raw(axes[0], loss)
-    mean(axes[0], loss, linewidth=1.2)
+    trend(axes[0], loss, linewidth=1.2)
     raw(axes[1], gradient, label="‖∇L‖²")
     nu = run.second_moment("discrete")
     axes[1].plot(nu.index, nu, color=SHADES[1], label="ν")

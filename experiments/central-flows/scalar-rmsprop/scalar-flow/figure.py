@@ -1,12 +1,12 @@
 """The central flow of Scalar RMSProp stays with it at the edge of stability; the stable flow leaves."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, threshold
+from cflow_cli.figures.drawing import flow, panels, threshold, trend
 
 CAPTION = """
-The three largest effective eigenvalues, those of (η/√ν)·H, of Scalar RMSProp at its midpoints (blue, 50-step mean)
-and of the central flow (black), and the largest of the stable flow, which ignores the oscillation (dashed) (a); the
-edge of stability is 2. Distance of both flows from the iterates of Scalar RMSProp (b).
+The three largest effective eigenvalues, those of (η/√ν)·H, of Scalar RMSProp at its midpoints (blue, smoothed over 50
+steps) and of the central flow (black), and the largest of the stable flow, which ignores the oscillation (dashed) (a);
+the edge of stability is 2. Distance of both flows from the iterates of Scalar RMSProp (b).
 """
 SHOWN = 3
 NEARER = Check(
@@ -27,7 +27,7 @@ def draw(run):
     real, central = run.spectrum("midpoint"), run.spectrum("central")
     for place in range(SHOWN):
         own = {"label": "midpoints of RMSProp"} if place == 0 else {}
-        mean(axes[0], real[place].dropna(), alpha=0.5, **own)
+        trend(axes[0], real[place].dropna(), alpha=0.5, **own)
         flow(axes[0], central[place], label="central flow" if place == 0 else None)
     flow(axes[0], run.series("stable", "effective_sharpness"), "stable", label="stable flow")
     threshold(axes[0], 2)

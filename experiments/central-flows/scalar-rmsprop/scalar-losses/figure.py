@@ -3,12 +3,12 @@
 import numpy as np
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, raw
+from cflow_cli.figures.drawing import flow, panels, raw, trend
 from cflow_cli.report import style
 
 CAPTION = """
 Training loss of Scalar RMSProp on six architectures (rows), at learning rates that grow from left to right:
-at every iterate (pale), its mean over 50 steps (wide), and the central flow's prediction of that mean, L(w) +
+at every iterate (pale), smoothed over 50 steps (wide), and the central flow's prediction of that mean, L(w) +
 ½⟨H, Σ⟩ (black). The dotted line is where the flow reaches the edge of stability.
 """
 ARRIVE = Check("{each architecture}: runs that reach the edge of stability", low=3, paper="3 of 3")
@@ -66,10 +66,10 @@ def draw(**runs):
     for ax, run in zip(axes, runs.values()):
         loss = run.series("discrete", "loss")
         raw(ax, loss, label="Scalar RMSProp")
-        mean(ax, loss, label="its 50-step mean")
+        trend(ax, loss, label="smoothed over 50 steps")
         flow(ax, run.prediction(), label="predicted by the central flow")
-        if run.onset() is not None:
-            ax.axvline(run.onset(), **style.THRESHOLD)
+        if run.edge_step() is not None:
+            ax.axvline(run.edge_step(), **style.THRESHOLD)
         ax.set_ylim(0)
         ax.set_xlim(0)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -80,6 +80,6 @@ def claims(**runs):
     """Every run reaches the edge, and from there on its mean loss is predicted within 10 %."""
     for model, name in NAMES.items():
         own = [run for label, run in runs.items() if label.split()[0] == model]
-        arrived = [run for run in own if run.onset() is not None]
+        arrived = [run for run in own if run.edge_step() is not None]
         yield ARRIVE(len(arrived), name)
-        yield ERROR(np.max([run.loss_error("central", run.edge) for run in arrived] or [np.nan]), name)
+        yield ERROR(np.max([run.error("loss") for run in arrived] or [np.nan]), name)

@@ -6,7 +6,7 @@ from cflow_cli.report import definitions
 
 CAPTION = """
 Scalar RMSProp at two learning rates from the same weights: training loss at the iterates (a), sharpness (b)
-and effective step size η/√ν (c) at their midpoints (thin), with means over 50 steps (wide) and the central
+and effective step size η/√ν (c) at their midpoints (thin), smoothed over 50 steps (wide) and the central
 flow of each (black; for the loss its prediction). The larger η is kept from the sharp regions; there the edge
 of stability lets the effective step be larger, and the loss falls faster.
 """

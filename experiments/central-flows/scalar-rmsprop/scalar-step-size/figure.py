@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, mean, panels, raw, threshold
+from cflow_cli.figures.drawing import flow, panels, raw, threshold, trend
 from cflow_cli.figures.measuring import since
 
 CAPTION = """
 Effective step size η/√ν (a), sharpness λ_max(H) (b) and their product (c): of Scalar RMSProp at its midpoints
-(pale), their mean over 50 steps (wide), and of the central flow (black). The product is 2 (dotted): the
+(pale), smoothed over 50 steps (wide), and of the central flow (black). The product is 2 (dotted): the
 optimizer adapts its step to the sharpness alone.
 """
 PANELS = {
@@ -54,7 +54,7 @@ def draw(run):
     figure, axes = panels(1, 3, titles=PANELS.values(), height=2.0)
     for ax, real, column in zip(axes, measured(run), PANELS):
         raw(ax, real, "midpoint", alpha=0.4, label="Scalar RMSProp")
-        mean(ax, real, alpha=0.55, label="its 50-step mean")
+        trend(ax, real, alpha=0.55, label="smoothed over 50 steps")
         flow(ax, run.series("central", column), label="central flow")
         ax.set_ylim(0)
     threshold(axes[2], 2)

@@ -43,7 +43,7 @@ def cycle(run):
     """Steps at which S_eff passes 2 upwards for good, is lowest after it, and passes 2 again (or the run ends)."""
     effective = run.series("midpoint", "effective_sharpness")
     last = int(effective.index[-1])
-    start = run.onset("midpoint")
+    start = run.edge_step("midpoint")
     start = last if start is None else start
     after = since(effective, start)
     down = after.index[(after < 2).to_numpy()]
