@@ -142,7 +142,7 @@ def trajectory(name: str, optimizer: str) -> dict[str, Any]:
             arrays = simulation.snapshot().arrays
             flow.append(np.asarray(arrays["central.process.weights"], np.float64))
             real.append(np.asarray(arrays["discrete.weights"], np.float64))
-    metrics = simulation.result().metrics
+    metrics = simulation.metrics
     counts = {key: n / len(metrics) for key, n in simulation.counts["central"].items()}
     return {
         "flow": np.stack(flow),

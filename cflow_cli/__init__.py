@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "simulate"]
+__all__ = ["Problem", "Result", "load", "simulate"]
 
 if TYPE_CHECKING:
-    from cflow_cli.engine.simulation import simulate
     from cflow_cli.problem import Problem
+    from cflow_cli.results.result import Result, load
+    from cflow_cli.results.simulating import simulate
+
+_MODULES = {
+    "Problem": "problem",
+    "Result": "results.result",
+    "load": "results.result",
+    "simulate": "results.simulating",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the command line answers ``--help`` without JAX."""
-    if name == "Problem":
-        from cflow_cli.problem import Problem
-
-        return Problem
-    if name == "simulate":
-        from cflow_cli.engine.simulation import simulate
-
-        return simulate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import on first use: the command line answers ``--help`` without JAX, and a run is loaded without."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

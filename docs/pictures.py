@@ -107,7 +107,7 @@ def valley() -> Figure:
         weights = simulation.weights()
         for name in NAMES:
             paths[name].append(weights[name])
-    metrics = simulation.result().metrics
+    metrics = simulation.metrics
     figure, axes = panels(2, 2.6)
     for name, label in NAMES.items():
         x, y = np.array(paths[name]).T

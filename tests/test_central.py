@@ -106,7 +106,7 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
     root = np.broadcast_to(np.sqrt(np.asarray(d)), state.weights.shape)
     hessian = np.asarray(jax.hessian(network)(state.weights))
     values = np.linalg.eigvalsh(root[:, None] * hessian * root[None, :])[::-1]
-    critical = columns(simulation.result(), "central", "num_critical")[0]
+    critical = columns(simulation, "central", "num_critical")[0]
     assert critical.max() >= 1
     assert values[0] < 2.02
     tracked = chunk.eigenvalues
@@ -132,7 +132,7 @@ def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     for chunk in simulation:
         if chunk.step == 20:
             w = simulation.states["central"].process.weights
-    critical, trace = columns(simulation.result(), "central", "num_critical", "x_trace")
+    critical, trace = columns(simulation, "central", "num_critical", "x_trace")
     assert critical[-1] == 1
     _, vectors = np.linalg.eigh(jax.hessian(network)(w))
     u = jnp.asarray(vectors[:, -1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from table import EIGS, FLOWS, JUMP, OPTIMIZERS, STEPS, TOP, problem
 
+from cflow_cli import Result
 from cflow_cli.config import tree
 from cflow_cli.engine.options import BUILT_IN
 from cflow_cli.engine.simulation import Simulation
@@ -54,7 +55,7 @@ def ended(flow, optimizer, times):
     for chunk in simulation:
         if chunk.step == STEPS // 2:
             half = simulation.snapshot()
-    result = simulation.result()
+    result = Result.of(simulation)
     return result.metrics.set_index("step"), result, simulation, half
 
 
@@ -77,8 +78,8 @@ def test_it_goes_on_from_a_snapshot_to_the_bit(flow, optimizer):
     again.restore(half)
     for _ in again:
         pass
-    np.testing.assert_array_equal(again.result().weights[flow], result.weights[flow])
-    rest = again.result().metrics.set_index("step")
+    np.testing.assert_array_equal(again.weights()[flow], result.weights[flow])
+    rest = again.metrics.set_index("step")
     np.testing.assert_array_equal(rest.loss, metrics.loss.loc[rest.index])
     assert again.counts == result.counts and again.statuses == result.statuses
 

@@ -167,7 +167,7 @@ def test_a_run_goes_on_with_the_memories_of_its_measurements():
     for _ in again:
         pass
     for name in ("metrics", "eigenvalues"):
-        parts = [getattr(simulation.result(), name) for simulation in (first, again)]
+        parts = [getattr(simulation, name) for simulation in (first, again)]
         own = getattr(whole, name)
         keys = [c for c in ("step", "process", "kind", "index") if c in own]
         table, own = (t.sort_values(keys, ignore_index=True) for t in (pd.concat(parts), own))
@@ -289,7 +289,7 @@ def test_distances_between_any_two_processes():
     weights = {}
     for chunk in simulation:
         weights[chunk.step] = simulation.weights()
-    metrics = simulation.result().metrics
+    metrics = simulation.metrics
     for step in (7, 42):
         here = metrics[metrics.step == step].set_index("process")
         w = weights[step]

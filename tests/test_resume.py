@@ -232,7 +232,7 @@ def test_a_run_can_start_from_any_process_of_another(build, undisturbed, tmp_pat
     assert onward.takes_over and onward.warm_start == 0
     for _ in onward:
         pass
-    found = onward.result().metrics.set_index(["process", "step"])["loss"]
+    found = onward.metrics.set_index(["process", "step"])["loss"]
     assert found["discrete", 0] == metrics["discrete", 24]
     from_flow = build(start=branch(saved.arrays, "central")).simulation
     assert float(from_flow.problem.loss(from_flow.problem.w0)) == pytest.approx(

@@ -171,11 +171,11 @@ def test_leaving_early_keeps_what_was_done(network):
     for chunk in simulation:
         if chunk.step == 30:
             break
-    assert len(simulation.result().metrics) == 30
+    assert len(simulation.metrics) == 30
     forgetful = Simulation(network, GD, steps=100, processes=["discrete"], pause_every=10, keep_rows=False)
     assert next(iter(forgetful)).step > 0
     with pytest.raises(ValueError, match="made not to keep its rows"):
-        forgetful.result()
+        _ = forgetful.metrics
 
 
 @pytest.mark.parametrize(

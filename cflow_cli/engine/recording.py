@@ -145,14 +145,11 @@ class Recorder:
             return np.asarray([float(rate(t)) for t in range(first, first + count)])
         return np.full(count, np.nan if rate is None else float(rate))
 
-    def frames(self, chunks: Sequence[Chunk]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """All rows of some chunks as data frames: metrics and eigenvalues."""
-
-        def frame(which: str, columns: Sequence[Column]) -> pd.DataFrame:
-            tables = [getattr(c, which) for c in chunks] or [_in_order([], columns)]
-            return pd.DataFrame({c.name: np.concatenate([t[c.name] for t in tables]) for c in columns})
-
-        return frame("metrics", self.schema.columns), frame("eigenvalues", EIGENVALUES)
+    def frame(self, table: str, chunks: Sequence[Chunk]) -> pd.DataFrame:
+        """All rows of some chunks as a data frame: ``"metrics"`` or ``"eigenvalues"``."""
+        columns = self.schema.columns if table == "metrics" else EIGENVALUES
+        tables = [getattr(chunk, table) for chunk in chunks] or [_in_order([], columns)]
+        return pd.DataFrame({c.name: np.concatenate([t[c.name] for t in tables]) for c in columns})
 
 
 def _in_order(tables: list[dict[str, np.ndarray]], columns: Sequence[Column]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -58,31 +58,6 @@ _FEW_WEIGHTS = 50_000
 _ADAPTIVE_WARM_START = 5
 
 
-@dataclass(frozen=True)
-class Result:
-    """Outcome of :func:`simulate`.
-
-    Parameters
-    ----------
-    metrics
-        One row per step and process; columns as :attr:`Simulation.columns`.
-    eigenvalues
-        Long: step, process, kind, index, value; kinds as :attr:`Simulation.kinds`.
-    weights
-        Final flat weights of each process that has some, shape (n,).
-    counts
-        Gradients, Hessian-vector products and third derivatives spent per process.
-    statuses
-        How each process ended, since which step, and a sentence.
-    """
-
-    metrics: pd.DataFrame
-    eigenvalues: pd.DataFrame
-    weights: dict[str, np.ndarray]
-    counts: dict[str, dict[str, int]]
-    statuses: dict[str, dict[str, Any]]
-
-
 class Simulation:
     """The optimizer and the processes beside it; iterate over it to run, chunk by chunk.
 
@@ -100,7 +75,8 @@ class Simulation:
         Where to start instead of the problem's ``w0``. The optimizer's state is taken over where it has the same form,
         as :attr:`takes_over` then says.
     keep_rows
-        Whether :meth:`result` has all rows; False leaves them to whoever takes the chunks, and memory does not grow.
+        Whether :attr:`metrics` and :attr:`eigenvalues` have all rows; False leaves them to whoever takes the chunks,
+        and memory does not grow.
     **changes
         Fields of :class:`~cflow_cli.engine.options.SimulationOptions`, instead of or on top of ``options``.
 
@@ -144,6 +120,7 @@ class Simulation:
         self.schema = measuring.schema(options.processes, options.measurements)
         self._recorder = Recorder(self.schema, measuring.indices(options.measurements, fixed), learning_rate)
         self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
+        self.learning_rate = learning_rate
         self._keep_rows, self._chunks = keep_rows, list[Chunk]()
         self._pace = min(_FIRST_CHUNK, self._rows)
         self._running = {
@@ -239,18 +216,20 @@ class Simulation:
         """How each process stands: status, the step of its end if it stopped, steps with each complaint, a sentence."""
         return {name: run.standing() for name, run in self._running.items()}
 
-    def result(self) -> Result:
-        """Everything so far, as data frames and arrays.
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per step and process so far; columns as :attr:`columns`. ValueError without ``keep_rows``."""
+        return self._recorder.frame("metrics", self._kept())
 
-        Raises
-        ------
-        ValueError
-            Without ``keep_rows``: then the rows are only in the chunks.
-        """
+    @property
+    def eigenvalues(self) -> pd.DataFrame:
+        """Long: step, process, kind, index, value; kinds as :attr:`kinds`. ValueError without ``keep_rows``."""
+        return self._recorder.frame("eigenvalues", self._kept())
+
+    def _kept(self) -> list[Chunk]:
         if not self._keep_rows:
             raise ValueError("this simulation was made not to keep its rows: they are only in its chunks")
-        metrics, eigenvalues = self._recorder.frames(self._chunks)
-        return Result(metrics, eigenvalues, self.weights(), self.counts, self.statuses)
+        return self._chunks
 
     def weights(self) -> dict[str, np.ndarray]:
         """Weights that the optimizer and each flow have reached."""
@@ -387,34 +366,6 @@ class Simulation:
                 raise foreign
             run.restore(state, notes)
             run.process = self._process(run.divided_kind, run.divisible)
-
-
-def simulate(
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    options: SimulationOptions | None = None,
-    **settings: Any,
-) -> Result:
-    """Run an optimizer with its midpoints and flows side by side.
-
-    Parameters
-    ----------
-    problem, optimizer, options, **settings
-        As in :class:`Simulation`.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, optax
-    >>> from cflow_cli import Problem, simulate
-    >>> problem = Problem.from_function(lambda w: 0.5 * jnp.sum(jnp.array([3.0, 1.0, 0.5]) * w**2), jnp.ones(3))
-    >>> result = simulate(problem, optax.sgd(0.1), processes=("discrete", "midpoint"), steps=3)  # and "central", …
-    >>> float(result.metrics.query("process == 'midpoint'").effective_sharpness.iloc[-1].round(5))
-    0.3
-    """
-    simulation = Simulation(problem, optimizer, options, **settings)
-    for _ in simulation:
-        pass
-    return simulation.result()
 
 
 def _prefix(name: str) -> str:

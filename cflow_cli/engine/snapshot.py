@@ -51,6 +51,16 @@ def branch(arrays: Mapping[str, np.ndarray], process: str) -> Start:
     return Start(arrays.get(prefix + "before", weights), weights, optimizer)
 
 
+def weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights that the optimizer and each flow have in a snapshot, by process."""
+    own = {
+        name.removesuffix(".process.weights"): a
+        for name, a in arrays.items()
+        if name.endswith(".process.weights")
+    }
+    return own | {"discrete": arrays["discrete.weights"]}
+
+
 class Snapshot(NamedTuple):
     """All that a simulation needs to go on, except its settings.
 

@@ -18,9 +18,8 @@ from cflow_cli.config import composing
 from cflow_cli.errors import UserError
 from cflow_cli.figures.claims import Claim
 from cflow_cli.figures.experiment import Experiment
-from cflow_cli.figures.film import animate
 from cflow_cli.figures.measuring import FigureRun
-from cflow_cli.report import style
+from cflow_cli.report import pictures, style
 from cflow_cli.storage import Run, read_run
 
 # What a run is not told apart by: where and how it runs, and where its data lies.
@@ -58,7 +57,7 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
         for ending in ("png", "svg"):
             drawn.savefig(folder / f"{figure.name}.{ending}")
         if figure.animated:
-            animate(drawn, folder / f"{figure.name}.gif")
+            pictures.animate(drawn).save(folder / f"{figure.name}.gif")
     seconds = time.monotonic() - began
     _write_claims(folder / "claims.json", figure, size, runs, claims)
     for claim in claims:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 FORMATS = ("table", "md", "csv", "latex", "json")
@@ -150,6 +151,35 @@ def render(table: Table, form: str) -> str:
     | 0.2 | – |
     """
     return {"md": _to_markdown, "csv": _to_csv, "latex": _to_latex, "json": _to_json}[form](table)
+
+
+def to_html(table: Table) -> str:
+    """Write a table as a piece of HTML without colours of its own: a notebook's are light or dark.
+
+    Parameters
+    ----------
+    table
+        What to write; the meaning of a column is shown when one points at its heading.
+
+    Examples
+    --------
+    >>> html = to_html(Table([Column("lr", "lr", "number", "learning rate")], [[0.1]], [("a", "diverged")]))
+    >>> '<th style="text-align: right" title="learning rate">lr</th>' in html, "<li>a: diverged</li>" in html
+    (True, True)
+    """
+    align = ["left" if column.kind == "text" else "right" for column in table.columns]
+    head = [
+        f'<th style="text-align: {side}" title="{escape(column.meaning)}">{escape(column.heading)}</th>'
+        for column, side in zip(table.columns, align)
+    ]
+    rows = [
+        "".join(f'<td style="text-align: {side}">{escape(text)}</td>' for text, side in zip(texts, align))
+        for texts in table.format_cells()
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    whole = f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{body}</tbody></table>"
+    notes = "".join(f"<li>{escape(line)}</li>" for line in table.note_lines())
+    return f'<div style="overflow-x: auto">{whole}</div>' + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]], kinds: Sequence[str] = ()) -> str:
