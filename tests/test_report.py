@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ from cflow_cli.report import (
     summary,
     tables,
     terminal,
+    watching,
 )
-from cflow_cli.storage import RunWriter, find_runs, read_run
+from cflow_cli.storage import RunWriter, find_runs, manifests, read_run
 
 STEPS, BRANCH, ONSET = 400, 6, 120
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -513,6 +515,75 @@ def test_the_address_holds_the_view(browser, sweep_page: Path) -> None:
     tab.wait_for_selector("#detail figure svg")
     assert not wrong
     tab.close()
+
+
+def finish(run: Path, **fields: Any) -> None:
+    manifests.write(run, manifests.read(run) | fields)
+
+
+def test_a_page_that_is_watched_loads_itself_anew_and_keeps_its_view(browser, tmp_path: Path) -> None:
+    for i in range(30):
+        fabricate(tmp_path / f"runs/{i}", lr=0.1 * (1 + i % 3), seed=i, status="done" if i else None)
+    path = tmp_path / "page.html"
+    words = ["report", str(tmp_path / "runs"), "--html", str(path), "--watch", "--every", "0.2"]
+    program = "import sys; from cflow_cli.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == f"{path} follows 30 runs, 1 still going on; Ctrl-C ends it\n"
+        while not path.exists():
+            time.sleep(0.05)
+        tab, wrong = opened(browser, path, "lr=0.1&sort=-seed&run=")
+        assert column(tab, "run")[-1] == "0" and column(tab, "status")[-1] == "running"
+        assert tab.inner_text("#live").startswith("live")
+        tab.locator("#settings-section details > summary").click()
+        tab.locator("#settings-section").scroll_into_view_if_needed()
+        tab.locator("main .scroll").first.evaluate("node => { node.scrollLeft = 40; }")
+        tab.fill("#search", "mlp")
+        seen = tab.evaluate("[scrollY, document.querySelector('main .scroll').scrollLeft]")
+        finish(tmp_path / "runs/0", status="done")
+        tab.wait_for_selector("#live", state="hidden")  # what was written last stays
+        assert column(tab, "run") == [str(i) for i in range(27, -1, -3)]
+        assert set(column(tab, "status")) == {"done"} and tab.input_value("#search") == "mlp"
+        assert tab.locator("#settings-section details").get_attribute("open") is not None
+        assert (
+            tab.evaluate("[scrollY, document.querySelector('main .scroll').scrollLeft]") == seen
+            and seen[1] > 0
+        )
+        assert tab.evaluate("document.activeElement.id") == "search" and not wrong
+        tab.close()
+        assert follower.wait(30) == 0
+        assert follower.stdout.read() == f"all runs have ended: {path} stays as it is\n"
+
+
+def test_ctrl_c_leaves_a_page_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fabricate(tmp_path / "run", status=None)
+    path, looks = tmp_path / "page.html", []
+
+    def sleep(seconds: float) -> None:
+        looks.append('"reload_every":7.0' in path.read_text())
+        path.unlink()  # is written again only when the run has written
+        if len(looks) == 1:
+            finish(tmp_path / "run", step=3)
+        elif len(looks) == 3:
+            raise KeyboardInterrupt
+        else:
+            path.touch()
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    assert report.main([str(tmp_path), "--html", str(path), "--watch", "--every", "7"]) == 0
+    assert looks == [True, True, False]
+    assert '"reload_every":null' in path.read_text()
+    assert capsys.readouterr().out.endswith(f"not followed any longer: {path} stays as it is\n")
+    for words, why in (
+        (["--watch"], "--html page.html --watch"),
+        (["--watch", "--html", str(path), "--every", "soon"], "a number of seconds from 0.1 on"),
+        (["--watch", "--html", str(path), "--sort", "non"], "no column 'non'"),
+    ):
+        with pytest.raises(UserError, match=why):
+            report.main([str(tmp_path), *words])
 
 
 def test_a_page_of_hundreds_of_runs_shows_some_at_a_time(browser, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.errors import UserError
@@ -33,6 +35,12 @@ def parser() -> Parser:
     out.add_argument("--sort", metavar="COLUMN", help="sort by a column; missing values last")
     out.add_argument("--reverse", action="store_true", help="largest first")
     out.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained web page instead")
+    out.add_argument(
+        "--watch", action="store_true", help="keep that page fresh until all runs have ended, or Ctrl-C"
+    )
+    out.add_argument(
+        "--every", metavar="SECONDS", type=_seconds, default=5.0, help="how often --watch looks; default: 5"
+    )
     out.add_argument("--definitions", action="store_true", help="say what each column means")
     return out
 
@@ -57,21 +65,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     # Pandas and pyarrow take a second to load, for which help must not wait.
-    from cflow_cli.report import definitions, gathering, overview, page, terminal
+    from cflow_cli.report import definitions, gathering, overview, page, terminal, watching
 
     if not arguments.paths:
         if not arguments.definitions:
             raise UserError("which runs? give run folders or folders that hold runs: cflow report outputs")
         _print_definitions(definitions.quantities(["central", "stable"]))
         return 0
-    gathered = gathering.gather(arguments.paths)
-    view = {
+    view: dict[str, Any] = {
         "by": arguments.by,
         "metrics": arguments.metric,
         "sort": arguments.sort,
         "reverse": arguments.reverse,
-        "swept": gathered.swept,
     }
+    if arguments.watch:
+        if arguments.html is None:
+            raise UserError("--watch keeps a page fresh, which needs a file: --html page.html --watch")
+        gathered = watching.keep_fresh(arguments.paths, arguments.html, arguments.every, _say, **view)
+        _say(*gathered.status_lines())
+        return 0
+    gathered = gathering.gather(arguments.paths)
+    view["swept"] = gathered.swept
     form = arguments.format if arguments.html is None else "html"
     complete = form in tables.FOR_PROGRAMS
     # For a reader, what has not begun is told below the table; a group counts it among its runs.
@@ -101,6 +115,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_definitions(columns: Sequence[tables.Column]) -> None:
     for column in columns:
         print(f"{column.name}: {column.meaning}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds < float("inf"):
+        raise ArgumentTypeError(f"must be a number of seconds from 0.1 on, got {text!r}")
+    return seconds
 
 
 def _split(text: str) -> list[str]:

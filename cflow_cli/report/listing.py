@@ -10,6 +10,7 @@ from cflow_cli import clock
 from cflow_cli.errors import UserError
 from cflow_cli.report.tables import Column, Table
 from cflow_cli.runs import sweeps
+from cflow_cli.runs.sweeps import Cell
 
 _RUN = Column("run", "run", "text", "path of the run's folder", wraps=True)
 _STATUS = Column("status", "status", "text", f"one of {', '.join(sweeps.STATUSES)}")
@@ -71,8 +72,8 @@ class Row:
     note: str
 
 
-def list_runs(paths: Sequence[Path]) -> list[Row]:
-    """List the runs at or below some paths, in the order of its folders.
+def cells(paths: Sequence[Path]) -> list[Cell]:
+    """How every run at or below some paths stands, by the manifests alone; in the order of its folders.
 
     Parameters
     ----------
@@ -84,16 +85,20 @@ def list_runs(paths: Sequence[Path]) -> list[Row]:
     UserError
         When a path does not exist.
     """
-    rows = []
+    found: list[Cell] = []
     for path in paths:
         if not path.is_dir():
             raise UserError(
                 f"{path} is not an existing folder; give a run, a sweep or a folder that holds some"
             )
         for folder, is_sweep in sweeps.walk(path):
-            found = sweeps.cells(folder) if is_sweep else [sweeps.run_cell(folder)]
-            rows += [_to_row(cell) for cell in found]
-    return rows
+            found += sweeps.cells(folder) if is_sweep else [sweeps.run_cell(folder)]
+    return found
+
+
+def list_runs(paths: Sequence[Path]) -> list[Row]:
+    """List the runs at or below some paths; see :func:`cells`."""
+    return [_to_row(cell) for cell in cells(paths)]
 
 
 def to_table(rows: Sequence[Row], *, complete: bool) -> Table:

@@ -53,6 +53,7 @@ def render_page(
     sort: str | None = None,
     reverse: bool = False,
     swept: Sequence[str] = (),
+    reload_every: float | None = None,
 ) -> str:
     """Render the page: table, panels per run, sweep overviews, settings that differ, definitions.
 
@@ -71,6 +72,8 @@ def render_page(
         What the table is sorted by at first.
     swept
         Config keys that were swept.
+    reload_every
+        Seconds after which the page loads itself anew, with the view it then has; None for a page that stays.
     """
     differing, shared = compare_configs(summaries)
     columns = _columns(summaries, [*by, *metrics, *([sort] if sort else []), *swept])
@@ -93,6 +96,7 @@ def render_page(
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
     data = {
         "made": f"{len(summaries)} run{'s' * (len(summaries) != 1)}, made {now} by cflow {__version__}",
+        "reload_every": reload_every,
         "columns": columns,
         "rows": rows,
         "differing": differing,
