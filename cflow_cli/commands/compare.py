@@ -8,6 +8,17 @@ from pathlib import Path
 from cflow_cli.commands.parsing import Parser
 
 
+def parser() -> Parser:
+    """Build the parser of ``cflow compare``."""
+    out = Parser(
+        prog="cflow compare",
+        description="Two runs side by side: settings that differ, results, and the first step at which they differ.",
+    )
+    for name in ("first", "second"):
+        out.add_argument(name, metavar="RUN", type=Path, help="a run folder")
+    return out
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cflow compare``.
 
@@ -26,13 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     UserError
         When one of the two is not a run or cannot be read.
     """
-    parser = Parser(
-        prog="cflow compare",
-        description="Two runs side by side: settings that differ, results, and the first step at which they differ.",
-    )
-    for name in ("first", "second"):
-        parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     # Pandas and pyarrow take a second to load, for which help must not wait.
     from cflow_cli.report import comparison, summary, terminal
     from cflow_cli.storage import read_run

@@ -5,6 +5,7 @@ Reads YAML directly, so that an answer takes a tenth of a second.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ compdef _cflow cflow
 
 _FISH = r"""# cflow completion for fish; put into ~/.config/fish/config.fish:  cflow completion fish | source
 complete -c cflow -f -a '(cflow completion query (commandline -cp | string collect))'
-complete -c cflow -n '__fish_seen_subcommand_from list report resume plot compare' -F
+complete -c cflow -n '__fish_seen_subcommand_from list report resume plot compare figures' -F
 """
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
@@ -77,15 +78,28 @@ def complete(line: str, commands: Sequence[str]) -> list[str]:
         return _fitting(current, [f"{name} " for name in (*commands, "--help", "--version")])
     if words[1] == "completion":
         return _fitting(current, [f"{shell} " for shell in SHELLS])
-    if words[1] != "run":
-        return []
     try:
-        return _overrides(words[2:], current)
+        return (_overrides if words[1] == "run" else _arguments)(words[2:], current, words[1])
     except UserError:
         return []
 
 
-def _overrides(words: Sequence[str], current: str) -> list[str]:
+def _arguments(words: Sequence[str], current: str, command: str) -> list[str]:
+    """Options of a sub-command and their choices, and what its module says that its words can be; else files."""
+    if command not in SUMMARIES:
+        return []
+    module = importlib.import_module(f"cflow_cli.commands.{command}")
+    options = module.parser().options() if hasattr(module, "parser") else {}
+    before = options.get(words[-1]) if words else None
+    if before is not None and before.nargs != 0:
+        return _fitting(current, [f"{choice} " for choice in before.choices or ()])
+    if current.startswith("-"):
+        return _fitting(current, [f"{option} " for option in options if option.startswith("--")])
+    known = module.words(words) if hasattr(module, "words") else []
+    return _fitting(current, [word if word.endswith("=") else f"{word} " for word in known])
+
+
+def _overrides(words: Sequence[str], current: str, _: str) -> list[str]:
     if words and words[-1] == "--config-dir":
         return []
     config_dir = _config_dir(words)
@@ -130,7 +144,8 @@ def _chosen(words: Iterable[str], groups: dict[str, Any]) -> dict[str, Any]:
         if key in groups:
             items = value.strip("[]").split(",")
             chosen[key] = items if value.startswith("[") else items[0]
-    return chosen
+    experiment = groups["experiment"].get(str(chosen.get("experiment")))
+    return (tree.choices_of_experiment(experiment) if experiment else {}) | chosen
 
 
 def _config_dir(words: Sequence[str]) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.figures import experiment
 from cflow_cli.figures.experiment import SIZES
 
 
@@ -28,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     UserError
         For an unknown figure or size, or a run that cannot be made.
     """
-    args = _parser().parse_intermixed_args(argv)
+    args = parser().parse_intermixed_args(argv)
     # Pandas and matplotlib, which help must not load.
-    from cflow_cli.figures import experiment, gallery, making, readme
+    from cflow_cli.figures import gallery, making, readme
 
     names = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
@@ -60,37 +61,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_FAILED if any(not claim.passed for claims in made for claim in claims) else 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def words(_: Sequence[str]) -> list[str]:
+    """What a word of its command line can be: a figure, a part of the figures, a size."""
+    folders = experiment.folders().values()
+    parts = {
+        above for folder in folders for above in folder.relative_to(experiment.experiments_dir()).parents
+    }
+    names = [folder.name for folder in folders]
+    return [
+        *names,
+        *sorted(part.as_posix() for part in parts if part.name),
+        *(f"size={size}" for size in SIZES),
+    ]
+
+
+def parser() -> Parser:
+    """Build the parser of ``cflow figures``."""
+    out = Parser(
         prog="cflow figures",
         description="Make figures of the papers again: run what is missing, reuse what is there, draw, and check the "
         "claims. Without names it lists the figures.",
         epilog="examples: cflow figures edge-cycle; cflow figures central-flows/rmsprop; "
         "cflow figures rank size=paper device=gpu; cflow figures --all",
     )
-    parser.add_argument(
+    out.add_argument(
         "words",
         metavar="NAME|key=value",
         nargs="*",
         help="figures, by name, part or folder; size=mini (minutes on two cores, the default) or size=paper (hours "
         "on a GPU); further overrides go to every run: device=gpu, data.root=PATH",
     )
-    parser.add_argument("--all", action="store_true", help="every figure")
-    parser.add_argument(
+    out.add_argument("--all", action="store_true", help="every figure")
+    out.add_argument(
         "--output",
         metavar="FOLDER",
         type=Path,
         default=Path("outputs/figures"),
         help="default: outputs/figures",
     )
-    parser.add_argument("--commands", action="store_true", help="only print the commands of the runs")
-    parser.add_argument(
+    out.add_argument("--commands", action="store_true", help="only print the commands of the runs")
+    out.add_argument(
         "--readme", action="store_true", help="only write the tables of claims into the figures' READMEs"
     )
-    parser.add_argument(
-        "--gallery", metavar="FILE", type=Path, help="also write a page that shows the figures"
-    )
-    return parser
+    out.add_argument("--gallery", metavar="FILE", type=Path, help="also write a page that shows the figures")
+    return out
 
 
 def _size(overrides: Sequence[str]) -> str:

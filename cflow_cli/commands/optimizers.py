@@ -32,6 +32,35 @@ _COLUMNS = (
 LEGEND = f"threshold: {_THRESHOLD}\nstate: {_STATE}"
 
 
+def words(before: Sequence[str]) -> list[str]:
+    """What a word of its command line can be: an optimizer, or a key of those that were named before."""
+    available = tree.groups()["optimizer"]
+    named = [available[word] for word in before if word in available]
+    keys = dict.fromkeys(
+        key for path in named for key in tree.read_choice(path, "optimizer").keys if "." in key
+    )
+    return [*available, *(f"{key}=" for key in keys if key != "optimizer.learning_rate")]
+
+
+def parser() -> Parser:
+    """Build the parser of ``cflow optimizers``."""
+    out = Parser(
+        prog="cflow optimizers",
+        description="List the optimizers: their state, their edge of stability, and whether they have flows.",
+        epilog="examples: cflow optimizers; cflow optimizers adam nadam optimizer.b1=0.95; "
+        "cflow optimizers --format md",
+    )
+    out.add_argument(
+        "words",
+        metavar="NAME|key=value",
+        nargs="*",
+        help="optimizers (all by default), and overrides for them",
+    )
+    out.add_argument("--format", choices=tables.FORMATS, default="table", help="default: table")
+    out.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own configs")
+    return out
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``cflow optimizers``.
 
@@ -40,21 +69,7 @@ def main(argv: Sequence[str]) -> int:
     UserError
         For an optimizer or a key that there is not.
     """
-    parser = Parser(
-        prog="cflow optimizers",
-        description="List the optimizers: their state, their edge of stability, and whether they have flows.",
-        epilog="examples: cflow optimizers; cflow optimizers adam nadam optimizer.b1=0.95; "
-        "cflow optimizers --format md",
-    )
-    parser.add_argument(
-        "words",
-        metavar="NAME|key=value",
-        nargs="*",
-        help="optimizers (all by default), and overrides for them",
-    )
-    parser.add_argument("--format", choices=tables.FORMATS, default="table", help="default: table")
-    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own configs")
-    args = parser.parse_intermixed_args(argv)
+    args = parser().parse_intermixed_args(argv)
     _set_up_jax()
     config_dir = None if args.config_dir is None else args.config_dir.expanduser()
     table = to_table(describe_optimizers(args.words, config_dir), complete=args.format in tables.FOR_PROGRAMS)

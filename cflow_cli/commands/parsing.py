@@ -20,6 +20,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **arguments})
 
+    def options(self) -> dict[str, argparse.Action]:
+        """What each option, such as ``--format``, does with its value; for completion."""
+        return dict(self._option_string_actions)
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with the usage."""
         raise UserError(f"{message}; see {self.prog} --help")

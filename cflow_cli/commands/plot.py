@@ -11,6 +11,19 @@ from cflow_cli.errors import UserError
 FORMATS = ("png", "svg", "pdf")
 
 
+def parser() -> Parser:
+    """Build the parser of ``cflow plot``."""
+    out = Parser(
+        prog="cflow plot",
+        description="Draw the standard panel of each run: loss, effective eigenvalues, distances, variances "
+        "of the oscillation, gradient norm, step size. Works while runs go on.",
+    )
+    out.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="runs, or folders that hold runs")
+    out.add_argument("--format", choices=FORMATS, default="png", help="default: png")
+    out.add_argument("--output", metavar="FOLDER", type=Path, help="default: panel.png in each run's folder")
+    return out
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``cflow plot``.
 
@@ -29,17 +42,7 @@ def main(argv: Sequence[str]) -> int:
     UserError
         When a path holds no run, or a run nothing to draw.
     """
-    parser = Parser(
-        prog="cflow plot",
-        description="Draw the standard panel of each run: loss, effective eigenvalues, distances, variances "
-        "of the oscillation, gradient norm, step size. Works while runs go on.",
-    )
-    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="runs, or folders that hold runs")
-    parser.add_argument("--format", choices=FORMATS, default="png", help="default: png")
-    parser.add_argument(
-        "--output", metavar="FOLDER", type=Path, help="default: panel.png in each run's folder"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     # Pandas and matplotlib take a second to load, for which help must not wait.
     from cflow_cli.report import plot, summary
     from cflow_cli.storage import find_runs, read_run

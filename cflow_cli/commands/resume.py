@@ -10,6 +10,19 @@ from cflow_cli.commands.run import conclude, conclude_sweep
 from cflow_cli.config.settings import CHANGEABLE
 
 
+def parser() -> Parser:
+    """Build the parser of ``cflow resume``."""
+    out = Parser(
+        prog="cflow resume",
+        description="Continue a run from its newest checkpoint, or every unfinished run of a sweep.",
+        epilog="examples: cflow resume outputs/…; cflow resume outputs/… steps=1000; "
+        "cflow resume outputs/… data.microbatch=100 device=cpu",
+    )
+    out.add_argument("folder", type=Path, help="folder of a run or of a sweep")
+    out.add_argument("overrides", metavar="key=value", nargs="*", help=f"of {', '.join(CHANGEABLE)}")
+    return out
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``cflow resume``; the exit status is that of ``cflow run``.
 
@@ -18,15 +31,7 @@ def main(argv: Sequence[str]) -> int:
     UserError
         If the folder holds no run, or an override would make it another one.
     """
-    parser = Parser(
-        prog="cflow resume",
-        description="Continue a run from its newest checkpoint, or every unfinished run of a sweep.",
-        epilog="examples: cflow resume outputs/…; cflow resume outputs/… steps=1000; "
-        "cflow resume outputs/… data.microbatch=100 device=cpu",
-    )
-    parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help=f"of {', '.join(CHANGEABLE)}")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     folder = args.folder.expanduser()
     # Hydra takes half a second to load, for which help must not wait.
     from cflow_cli.runs import launching, sweeping, sweeps
