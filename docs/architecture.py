@@ -119,7 +119,7 @@ def against() -> list[tuple[str, str]]:
     return sorted(pair for pair in arrows() if depth[pair[0]] >= depth[pair[1]])
 
 
-BOWS, BOX, HEIGHT, GAP, LAYER_GAP, TOP = 216, 168, 42, 5, 16, 22
+BOWS, BOX, HEIGHT, GAP, LAYER_GAP, TOP = 240, 168, 42, 5, 16, 22
 COLOURS = ("#4e79a7", "#e08a2e", "#59a14f", "#b07aa1", "#2a9d9d", "#c9a227", "#9c755f", "#d37295")
 WRONG = "#e5484d"
 STYLE = """

@@ -16,6 +16,8 @@ from fontTools.ttLib import TTFont
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+from traitlets.config import Config as NbConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -112,7 +114,23 @@ def on_files(files: Files, config) -> Files:
     ):
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, "assets/math.ttf", content=math_font()))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        text, pictures = notebook(path)
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"tutorials/{name}", content=content))
     return files
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its outputs as Markdown, and its pictures by name."""
+    exporter = MarkdownExporter(config=NbConfig({"ExtractOutputPreprocessor": {"enabled": True}}))
+    text, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
+    # Links to other notebooks lead to their pages; a table keeps its own style.
+    text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
+    title, _, rest = text.strip().partition("\n")
+    download = f"[This page as a notebook]({path.name}){{download}}"
+    return f"{title}\n\n{download}\n{rest}\n", resources["outputs"]
 
 
 def math_font() -> bytes:

@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import nbformat
 import numpy as np
 import optax
 import pytest
+from nbclient import NotebookClient
 from toys import columns, network, start
 
 from cflow_cli import Problem, simulate
@@ -97,6 +100,35 @@ def test_the_flow_of_the_page_follows_the_optimizer_to_second_order_under_a_sche
     assert 0.8 < plain < 1.2
     assert second > 1.8
     assert fine[1] < 0.1 * fine[0]
+
+
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+# The longer one, of seconds that go into compiling, is left to `make check`.
+QUICK_TUTORIAL = "edge"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=() if p.stem == QUICK_TUTORIAL else pytest.mark.slow)
+        for p in TUTORIALS
+    ],
+)
+def test_a_tutorial_goes_as_it_is_shown(path, tmp_path):
+    """Cell by cell, in a kernel of its own; what it shows is of the kinds that its page shows."""
+    shown = nbformat.read(path, as_version=4)
+    assert path.stat().st_size < 500_000
+    kernel = {"metadata": {"path": str(tmp_path)}}
+    gone = NotebookClient(deepcopy(shown), timeout=600, kernel_name="python3", resources=kernel).execute()
+
+    def kinds(book):
+        outputs = [
+            [o for o in cell.outputs if o.get("name") != "stderr"] for cell in book.cells if "outputs" in cell
+        ]
+        return [{kind for o in of_cell for kind in o.get("data", [o.output_type])} for of_cell in outputs]
+
+    assert kinds(gone) == kinds(shown)
+    assert {"text/html", "image/png"} <= set().union(*kinds(gone))
 
 
 @pytest.mark.slow
