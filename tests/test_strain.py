@@ -68,7 +68,7 @@ def run(sim, until=40):
 def test_steps_that_miss_the_edge_are_divided_until_they_hold_it():
     whole = simulation(by=0.16)
     messages = run(whole)
-    rows = whole.result().metrics
+    rows = whole.metrics
     # It starts at 2 and misses by 0.16 at steps 1 and 2, by 0.08 at 5 and 6 (down from 2.16 to 2.08 is no miss), and by
     # 0.04, which holds, from then on.
     assert rows.substeps.tolist() == [1] * 3 + [2] * 4 + [4] * 33
@@ -84,14 +84,14 @@ def test_steps_that_miss_the_edge_are_divided_until_they_hold_it():
     run(begun, until=5)
     again.restore(begun.snapshot())
     run(again)
-    later = again.result().metrics
+    later = again.metrics
     pd.testing.assert_frame_equal(later, rows[rows.step >= later.step.min()].reset_index(drop=True))
 
 
 def test_steps_are_divided_by_eight_at_most_and_the_record_says_where_that_was_not_enough():
     sim = simulation(always=0.2)
     run(sim)
-    rows = sim.result().metrics
+    rows = sim.metrics
     assert rows.substeps.unique().tolist() == [1, 2, 4, 8]
     assert (rows[rows.substeps == 8].iloc[2:].status == "off_the_edge").all()
     assert sim.statuses["missed"]["status"] == "off_the_edge"
