@@ -494,7 +494,7 @@ def test_the_page_sorts_filters_and_opens_runs(browser, sweep_page: Path) -> Non
     assert "</script> & <b>trouble</b>" in tab.inner_text("#detail .error")
     tab.keyboard.press("Escape")
     tab.fill("#search", "")
-    tab.click("#runs tbody tr:nth-child(3)")
+    tab.click("#runs tbody tr:nth-child(2)")
     tab.wait_for_selector("#detail figure svg")
     assert tab.locator("#detail h3").all_inner_texts()[:2] == ["loss", "effective eigenvalues"]
     assert ["lr", "0.1"] in [row.split("\t") for row in tab.locator("#detail tr.differs").all_inner_texts()]
