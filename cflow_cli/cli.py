@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cflow_cli import __version__
 from cflow_cli.commands import SUMMARIES
@@ -17,6 +19,19 @@ from cflow_cli.errors import (
     did_you_mean,
     wants_traceback,
 )
+
+
+def program() -> NoReturn:
+    """Run the command as it is installed: :func:`main`, and an exit that no logger can hold up.
+
+    A tracker that waits for its server may have told the interpreter to do so at its end, too.
+    """
+    status = main()
+    if any(thread.name.startswith("logger ") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,3 +27,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     same_end = [name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     best = close or same_end
     return f" (did you mean {best[0]}?)" if best else ""
+
+
+def one_sentence(error: BaseException) -> str:
+    """What to tell a user of an error that was not foreseen."""
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return "the device ran out of memory; try data.microbatch=100, a smaller data.n or a smaller model"
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -36,6 +36,7 @@ _GROUPS = {
     "schedule": "The learning rate over time; `lr` is its peak.",
     "processes": "What is measured or stepped beside the optimizer: `processes=[discrete,central]`.",
     "measurements": "What is measured along every process: `measurements=[evaluation,outputs]`.",
+    "logger": "Trackers of experiments, none by default: `logger=wandb`, or several, `logger=[csv,tensorboard]`.",
     "eigs": "How the top of the spectrum is followed.",
     "launcher": "Where the runs of a sweep go: `cflow run -m launcher=slurm …`.",
     "experiment": "Presets of several keys: `cflow run experiment=quick`.",

@@ -5,18 +5,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from toys import Simulated
 
-from cflow_cli import records
 from cflow_cli.cli import main
 from cflow_cli.commands import completion
 from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
-from cflow_cli.engine.snapshot import Snapshot
 from cflow_cli.runs import launching
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -247,45 +245,6 @@ def test_default_folders_are_readable_and_never_shared(tmp_path):
         "12-00-00_gd_2",
         "12-00-00_gd_3",
     ]
-
-
-class Simulated:
-    """Stands in for a simulation: three chunks of two steps, with something happening before the third."""
-
-    def __init__(self, event):
-        self.event = event
-        self.warm_start, self.counts, self.step = 0, {}, 0
-        self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
-        self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
-        self.columns, self.kinds = records.METRICS, records.KINDS
-
-    def snapshot(self):
-        return Snapshot({"step": self.step}, {})
-
-    def __iter__(self):
-        for first in (0, 2, 4):
-            if first == 4:
-                self.event()
-            step = np.arange(first, first + 2)
-            values = {
-                "step": step,
-                "process": np.full(2, "discrete", object),
-                "status": np.full(2, "ok", object),
-            }
-            metrics = {c.name: values.get(c.name, np.full(2, np.nan)) for c in records.METRICS}
-            eigenvalues = {
-                c.name: np.zeros(0, object if c.type == "string" else float) for c in records.EIGENVALUES
-            }
-            self.step = first + 2
-            yield SimpleNamespace(
-                step=self.step,
-                metrics=metrics,
-                eigenvalues=eigenvalues,
-                loss={"discrete": 1.0},
-                effective_sharpness={"discrete": 2.0},
-                num_critical=1,
-                messages=["something happened"] if first == 0 else [],
-            )
 
 
 def execute(event, folder, steps=100):

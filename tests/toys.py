@@ -1,4 +1,6 @@
-"""Small losses that several tests take to the edge of stability, and flows stepped by hand on them."""
+"""Small losses that several tests take to the edge of stability, flows stepped by hand on them, and a run without any."""
+
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -6,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cflow_cli import Problem
+from cflow_cli import Problem, records
 from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.engine.snapshot import Snapshot
 from cflow_cli.flows.base import FlowState
 from cflow_cli.optimizers import UpdateMap
 
@@ -57,3 +60,46 @@ def by_hand(flow, optimizer, loss, w, **memory):
         w, update.init(w), rows, jnp.zeros_like(rows), jnp.asarray(True), stepper.start(w, len(rows))
     )
     return lambda state, count: stepped(stepper, problem, state, jnp.asarray(count)), state._replace(**memory)
+
+
+class Simulated:
+    """Stands in for a simulation: three chunks of two steps, with something happening before the third."""
+
+    def __init__(self, event):
+        self.event = event
+        self.warm_start, self.counts, self.step = 0, {}, 0
+        self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
+        self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
+        self.columns, self.kinds = records.METRICS, records.KINDS
+
+    def snapshot(self):
+        return Snapshot({"step": self.step}, {})
+
+    def restore(self, snapshot):
+        self.step = snapshot.header["step"]
+
+    def __iter__(self):
+        for first in range(self.step, 6, 2):
+            if first == 4:
+                self.event()
+            step = np.arange(first, first + 2)
+            values = {
+                "step": step,
+                "process": np.full(2, "discrete", object),
+                "status": np.full(2, "ok", object),
+                "loss": 1.0 / (1 + step),
+            }
+            metrics = {c.name: values.get(c.name, np.full(2, np.nan)) for c in records.METRICS}
+            eigenvalues = {
+                c.name: np.zeros(0, object if c.type == "string" else float) for c in records.EIGENVALUES
+            }
+            self.step = first + 2
+            yield SimpleNamespace(
+                step=self.step,
+                metrics=metrics,
+                eigenvalues=eigenvalues,
+                loss={"discrete": 1.0},
+                effective_sharpness={"discrete": 2.0},
+                num_critical=1,
+                messages=["something happened"] if first == 0 else [],
+            )

@@ -8,6 +8,7 @@ from pathlib import Path
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.commands.run import conclude, conclude_sweep
 from cflow_cli.config.settings import CHANGEABLE
+from cflow_cli.report.ending import describe
 
 
 def parser() -> Parser:
@@ -37,5 +38,5 @@ def main(argv: Sequence[str]) -> int:
     from cflow_cli.runs import launching, sweeping, sweeps
 
     if sweeps.is_sweep(folder):
-        return conclude_sweep(sweeping.resume(folder, args.overrides))
-    return conclude(launching.resume(folder, args.overrides))
+        return conclude_sweep(sweeping.resume(folder, args.overrides, describe))
+    return conclude(launching.resume(folder, args.overrides, describe))

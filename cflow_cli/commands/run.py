@@ -15,6 +15,7 @@ from cflow_cli.commands.parsing import Parser
 from cflow_cli.config import tree
 from cflow_cli.config.settings import SETTINGS
 from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.report.ending import describe
 from cflow_cli.runs import sweeps
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
     from cflow_cli.runs import launching, sweeping
 
     if args.multirun:
-        return conclude_sweep(sweeping.launch(args.overrides, config_dir))
-    return conclude(launching.launch(args.overrides, config_dir))
+        return conclude_sweep(sweeping.launch(args.overrides, config_dir, describe))
+    return conclude(launching.launch(args.overrides, config_dir, describe))
 
 
 def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:

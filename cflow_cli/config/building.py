@@ -14,10 +14,13 @@ from omegaconf import DictConfig
 from cflow_cli.config.values import format_value, is_number, whole
 from cflow_cli.errors import UserError, did_you_mean
 
+# A package that a target imports -> the extra of ours that brings it.
+EXTRAS = {"tensorboardX": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
 
 def build_options(node: Any, where: str) -> Any:
     """Build a node whose target is a dataclass of settings, after checking the types of its values."""
-    kind = _target_of(node)
+    kind = _target_of(node, where)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return build(node, where)
     values = {str(key): value for key, value in node.items() if not str(key).startswith("_")}
@@ -42,13 +45,19 @@ def build_options(node: Any, where: str) -> Any:
         raise UserError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
-def _target_of(node: Any) -> Any:
+def _target_of(node: Any, where: str) -> Any:
     """What ``_target_`` names, where it can be imported."""
     module, _, name = str(node.get("_target_", "")).rpartition(".") if hasattr(node, "get") else ("", "", "")
     try:
         return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{module}.".startswith(f"{error.name}."):
+            return None  # Hydra says it better
+        missing = error.name.split(".")[0]
+        extra = f"'cflow-cli[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
+        raise UserError(f"{where} needs the package {missing}; pip install {extra} brings it") from error
     except (ImportError, ValueError):
-        return None  # Hydra says it better
+        return None
 
 
 def build(node: Any, where: str, **arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cflow_cli.config.building import build_options
 from cflow_cli.config.settings import SETTINGS, Settings
 from cflow_cli.config.tree import default_choices
 from cflow_cli.errors import UserError, did_you_mean
+from cflow_cli.loggers.base import Logger
 
 if TYPE_CHECKING:
     from cflow_cli.curvature.options import EigsOptions
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What of a config can be built without JAX: the top level, processes, measurements, eigenvalue options."""
+    """What of a config can be built without JAX: settings, processes, measurements, eigenvalues, loggers."""
 
     settings: Settings
     processes: tuple[Any, ...]
     measurements: tuple[Any, ...]
     eigs: EigsOptions
+    loggers: dict[str, Logger]
 
 
 def check(cfg: DictConfig) -> Checked:
@@ -52,7 +55,7 @@ def check(cfg: DictConfig) -> Checked:
         if not cfg.get("processes"):
             raise UserError("processes must name at least one, as in 'processes=[discrete,central]'")
         # measurements=[] leaves no node of that name.
-        for key in sorted(known - {"measurements"} - {str(key) for key in cfg}):
+        for key in sorted(known - {"measurements", "logger"} - {str(key) for key in cfg}):
             raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
         settings = Settings.of({key: _plain(cfg.get(key)) for key in settings_keys})
         # The schedule first: the optimizer holds it, and a mistake should be named where it was made.
@@ -62,9 +65,27 @@ def check(cfg: DictConfig) -> Checked:
             tuple(build_options(node, f"{group}.{name}") for name, node in (cfg.get(group) or {}).items())
             for group in ("processes", "measurements")
         )
-        return Checked(settings, processes, measurements, build_options(cfg.eigs, "eigs"))
+        eigs = build_options(cfg.eigs, "eigs")
+        return Checked(settings, processes, measurements, eigs, _build_loggers(cfg.get("logger") or {}))
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _build_loggers(nodes: Any) -> dict[str, Logger]:
+    """Build the loggers, not opened, so that a package that is missing is told now."""
+    if not isinstance(nodes, Mapping):
+        raise UserError(
+            "the loggers of a run are chosen when it begins; afterwards their keys can change, as in "
+            "logger.wandb.mode=online"
+        )
+    loggers = {}
+    for name, node in nodes.items():
+        where = f"logger.{name!s}"
+        built = build_options(node, where)
+        if not isinstance(built, Logger):
+            raise UserError(f"{where}: {node.get('_target_')} is no Logger of cflow_cli.loggers.base")
+        loggers[str(name)] = built
+    return loggers
 
 
 def _plain(value: Any) -> Any:

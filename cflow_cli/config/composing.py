@@ -231,7 +231,7 @@ def _value_problem(
     if not known and not (added and key.split(".")[0] in available):
         return _unknown_key(key, keys, chosen, available)
     if isinstance(keys.get(key), list) and not override.is_sweep_override():
-        value, example = override.value(), str(keys[key]).replace(" ", "")
+        value, example = override.value(), str(keys[key] or ["a", "b"]).replace(" ", "").replace("'", "")
         if not isinstance(value, list) and value is not None and "${" not in str(value):
             return f"{key} must be a list, as in '{key}={example}', got {format_value(value)}"
     return None
@@ -255,7 +255,9 @@ def _unknown_choice(group: str, name: str, choices: Iterable[str]) -> str:
     return f"unknown {group} {name!r}{did_you_mean(name, choices)}; choose from {', '.join(choices)}"
 
 
-def _unknown_key(key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], groups: Iterable[str]) -> str:
+def _unknown_key(
+    key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], groups: Mapping[str, Any]
+) -> str:
     tops = {name.split(".")[0] for name in (*keys, *groups)}
     hint = did_you_mean(key, [*keys, *groups])
     head = key.split(".")[0]
@@ -263,6 +265,13 @@ def _unknown_key(key: str, keys: Mapping[str, Any], chosen: Mapping[str, Any], g
         return f"unknown key {key!r}{hint}; the top level has {', '.join(sorted(tops))}"
     inside = [name.removeprefix(head + ".") for name in keys if name.startswith(head + ".")]
     choice = chosen.get(head, default_choices().get(head))
+    several, part = isinstance(default_choices().get(head), list), key.split(".")[1]
+    if (
+        several
+        and part in groups.get(head, ())
+        and part not in (choice if isinstance(choice, list) else [choice])
+    ):
+        return f"{key} needs {head}={part}, which is not chosen"
     where = f"{head}={choice}" if isinstance(choice, str) else head
     return f"unknown key {key!r}{hint}; {where} has {', '.join(inside) or 'no keys of its own'}"
 
@@ -290,7 +299,7 @@ def label(name: str | None, optimizer: str, overrides: Sequence[str]) -> str:
     parts = [[str(name or optimizer)]]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key not in ("optimizer", "name"):
+        if key not in ("optimizer", "name", "tags", "notes", "logger") and not key.startswith("logger."):
             parts.append([key.rsplit(".", 1)[-1], value.rstrip("/").rsplit("/", 1)[-1]])
     clean = [[re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in part] for part in parts]
     text = "_".join("-".join(part) for part in clean)

@@ -30,7 +30,17 @@ from cflow_cli.errors import UserError, did_you_mean
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "rocm", "tpu")
 # What may differ between a run and its continuation: how far and how, not what.
-CHANGEABLE = ("steps", "device", "devices", "checkpoint", "data.microbatch", "name")
+CHANGEABLE = (
+    "steps",
+    "device",
+    "devices",
+    "checkpoint",
+    "data.microbatch",
+    "name",
+    "tags",
+    "notes",
+    "logger",
+)
 
 _TIME = r"(\d+(?:\.\d+)?) ?(s|min|h)"
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -101,6 +111,11 @@ def _steps_or_time(value: Any) -> int | str:
         require(re.fullmatch(_TIME, value) is not None)
         return value
     return whole_from(1)(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    require(isinstance(value, list) and all(isinstance(word, str | int | float) for word in value))
+    return tuple(map(str, value))
 
 
 def _folder(value: Any) -> Path:
@@ -226,6 +241,16 @@ class Settings:
             "text, or null",
             unless(None, str),
         )
+    )
+    tags: tuple[str, ...] = field(
+        metadata=_setting(
+            "words on what the run belongs to, for reports, lists and loggers",
+            "a list of words, as in tags=[baseline,draft]",
+            _words,
+        )
+    )
+    notes: str | None = field(
+        metadata=_setting("a sentence on what the run is for", "text, or null", unless(None, str))
     )
     checkpoint: CheckpointSettings = field(metadata={"node": CheckpointSettings})
     init: InitSettings = field(metadata={"node": InitSettings})

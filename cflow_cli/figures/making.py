@@ -20,10 +20,21 @@ from cflow_cli.figures.claims import Claim
 from cflow_cli.figures.experiment import Experiment
 from cflow_cli.figures.measuring import FigureRun
 from cflow_cli.report import pictures, style
+from cflow_cli.report.ending import describe
 from cflow_cli.storage import Run, read_run
 
 # What a run is not told apart by: where and how it runs, and where its data lies.
-_ELSEWHERE = ("device", "devices", "checkpoint", "name", "data.microbatch", "data.root")
+_ELSEWHERE = (
+    "device",
+    "devices",
+    "checkpoint",
+    "name",
+    "tags",
+    "notes",
+    "logger",
+    "data.microbatch",
+    "data.root",
+)
 
 
 def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] = ()) -> list[Claim]:
@@ -89,7 +100,7 @@ def obtain(overrides: Sequence[str], root: Path) -> Run:
     with composing.hydra_session() as hydra:
         composed = composing.composed(hydra, list(overrides))
         folder = run_folder(root, overrides, composing.without_hydra(composed))
-        result = run_into(composed, folder, lambda folder: print(f"  run {folder}", flush=True))
+        result = run_into(composed, folder, lambda folder: print(f"  run {folder}", flush=True), describe)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     if result.status == "failed":

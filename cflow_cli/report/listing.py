@@ -14,7 +14,9 @@ from cflow_cli.runs.sweeps import Cell
 
 _RUN = Column("run", "run", "text", "path of the run's folder", wraps=True)
 _STATUS = Column("status", "status", "text", f"one of {', '.join(sweeps.STATUSES)}")
-_WHAT = Column("what", "what", "text", "the values of a sweep, else the choices of the run", wraps=True)
+_WHAT = Column(
+    "what", "what", "text", "the values of a sweep, else the choices of the run; its #tags", wraps=True
+)
 _NOTE = Column("note", "note", "text", "why it failed, since when there is no news of it, …", wraps=True)
 
 _COLUMNS = (
@@ -57,7 +59,7 @@ class Row:
     left_seconds
         What it will still take at the pace so far; of a running one only.
     what
-        What it is: the values of a sweep, else its choices.
+        What it is: the values of a sweep, else its choices; and its tags.
     note
         Why it failed, since when there is no news of it, …
     """
@@ -142,6 +144,7 @@ def _to_row(cell: sweeps.Cell) -> Row:
         words = [choices.get(group) for group in ("optimizer", "model", "data")]
         words.append(f"lr={manifest['lr']:g}" if "lr" in manifest else None)
         what = " ".join(str(word) for word in words if word)
+    what = " ".join([what, *(f"#{tag}" for tag in manifest.get("tags") or ())]).strip()
     note = " ".join(cell.note.split())
     return Row(
         str(cell.folder),

@@ -256,6 +256,8 @@ def _about(run: Run) -> dict[str, str]:
         "where and when": ", ".join(
             str(manifest[key]) for key in ("host", "device", "started") if manifest.get(key)
         ),
+        "tags": ", ".join(manifest.get("tags") or ()),
+        "notes": manifest.get("notes"),
         "data": manifest.get("data_description"),
         "spent": "; ".join(text for text in spent if not text.endswith(": ")),
         "versions": ", ".join(

@@ -16,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
-from cflow_cli.errors import UserError, wants_traceback
+from cflow_cli.errors import UserError, one_sentence, wants_traceback
 from cflow_cli.runs import resuming
-from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, one_sentence, prepare
+from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
+from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import RunWriter, read_run
 
 
-def launch(overrides: Sequence[str], config_dir: Path | None = None) -> RunResult:
+def launch(
+    overrides: Sequence[str], config_dir: Path | None = None, describe: Describe | None = None
+) -> RunResult:
     """Compose one run and run it; what ``cflow run`` does.
 
     Parameters
@@ -31,6 +34,8 @@ def launch(overrides: Sequence[str], config_dir: Path | None = None) -> RunResul
         As on the command line.
     config_dir
         A folder of further configs.
+    describe
+        See :func:`cflow_cli.runs.run.execute`.
 
     Raises
     ------
@@ -54,13 +59,13 @@ def launch(overrides: Sequence[str], config_dir: Path | None = None) -> RunResul
             folder = fresh_folder(folder)
         result: RunResult = hydra.run(
             config_name=tree.PRIMARY,
-            task_function=lambda _: execute(prepared, folder, owns_process=True),
+            task_function=lambda _: execute(prepared, folder, owns_process=True, describe=describe),
             overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
         ).return_value
         return result
 
 
-def resume(folder: Path, overrides: Sequence[str] = ()) -> RunResult | None:
+def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | None = None) -> RunResult | None:
     """Continue a run; what ``cflow resume RUN`` does.
 
     Parameters
@@ -69,6 +74,8 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> RunResult | None:
         A run folder.
     overrides
         ``key=value`` of :data:`cflow_cli.config.settings.CHANGEABLE` keys.
+    describe
+        See :func:`cflow_cli.runs.run.execute`.
 
     Returns
     -------
@@ -106,7 +113,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> RunResult | None:
         return None
     _append_to_log(folder)
     prepared = prepare(cfg, choices=run.manifest.get("choices"))
-    return execute(prepared, folder, owns_process=True)
+    return execute(prepared, folder, owns_process=True, describe=describe)
 
 
 def _append_to_log(folder: Path) -> None:
@@ -117,7 +124,9 @@ def _append_to_log(folder: Path) -> None:
     logging.config.dictConfig(settings)
 
 
-def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None]) -> RunResult:
+def run_into(
+    composed: DictConfig, folder: Path, announce: Callable[[Path], None], describe: Describe | None = None
+) -> RunResult:
     """Run a composed config into a folder, unless it is there already; what ``cflow figures`` does with each run.
 
     Parameters
@@ -128,6 +137,8 @@ def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None
         The run folder.
     announce
         Called with the folder before the run starts.
+    describe
+        See :func:`cflow_cli.runs.run.execute`.
 
     Raises
     ------
@@ -141,21 +152,22 @@ def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None
     prepared = prepare(cfg)
     make_folder(folder, again=True)
     announce(folder)
-    return execute(prepared, folder, owns_process=True)
+    return execute(prepared, folder, owns_process=True, describe=describe)
 
 
-def sweep_job(cfg: DictConfig) -> RunResult:
+def sweep_job(cfg: DictConfig, describe: Describe | None = None) -> RunResult:
     """One run of a sweep; what Hydra's launchers call, in this process or another.
 
     A failure is a status in the run's manifest and not an exception, so that the other runs continue and every
-    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process.
+    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process. For ``describe`` see
+    :func:`cflow_cli.runs.run.execute`.
     """
     composing.register_resolvers()
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
-        result = execute(prepare(cfg), folder, owns_process=True)
+        result = execute(prepare(cfg), folder, owns_process=True, describe=describe)
     except Exception as error:
         if wants_traceback():
             raise

@@ -6,13 +6,14 @@ it: a sweep is checked and sent off on machines that need none.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ from omegaconf import DictConfig, OmegaConf
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import InitSettings, Settings
+from cflow_cli.config.tree import flatten
 from cflow_cli.engine.options import SimulationOptions
 from cflow_cli.engine.snapshot import Snapshot, branch
-from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, wants_traceback
-from cflow_cli.runs import progress, resuming
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
+from cflow_cli.loggers.base import Logger, RunInfo
+from cflow_cli.runs import progress, resuming, sweeps
 from cflow_cli.runs.devices import configure_jax, several_devices
 from cflow_cli.runs.interrupts import Interrupts
+from cflow_cli.runs.tracking import Describe, Tracking
 from cflow_cli.storage import RunWriter, checkpoints, files, read_run
 
 if TYPE_CHECKING:
@@ -81,6 +85,8 @@ class Prepared:
         Group -> choice, where known.
     warning
         What a flow misses on this model, where it is not smooth.
+    loggers
+        Name -> logger, not opened yet.
     """
 
     cfg: DictConfig
@@ -90,6 +96,7 @@ class Prepared:
     data: str
     choices: dict[str, str]
     warning: str | None = None
+    loggers: Mapping[str, Logger] = field(default_factory=dict)
 
 
 def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
@@ -181,7 +188,9 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
     flows = any(process.is_flow for process in checked.processes)
     warning = model.smoothness_warning if flows and isinstance(model, Model) else None
-    return Prepared(cfg, settings, simulation, words, described, choices or choices_of(cfg), warning)
+    return Prepared(
+        cfg, settings, simulation, words, described, choices or choices_of(cfg), warning, checked.loggers
+    )
 
 
 def _starting_point(init: InitSettings) -> Any:
@@ -208,7 +217,9 @@ def choices_of(cfg: DictConfig) -> dict[str, str]:
 # --- executing ------------------------------------------------------------------------------------
 
 
-def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> RunResult:
+def execute(
+    prepared: Prepared, folder: Path, *, owns_process: bool = False, describe: Describe | None = None
+) -> RunResult:
     """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
 
     Where the folder holds the beginning of this run, it is continued from its newest checkpoint.
@@ -222,6 +233,8 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
     owns_process
         Whether a second interrupt may end the process: XLA's compiler, which can take minutes, listens to
         nothing else.
+    describe
+        Makes what the loggers are given at the end.
 
     Raises
     ------
@@ -229,10 +242,12 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         If the folder cannot be written or another process is running it.
     """
     with files.lock(folder):
-        return _execute_locked(prepared, folder, owns_process)
+        return _execute_locked(prepared, folder, owns_process, describe)
 
 
-def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> RunResult:
+def _execute_locked(
+    prepared: Prepared, folder: Path, owns_process: bool, describe: Describe | None
+) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
     display = progress.display(settings.steps, shared=_in_sweep())
@@ -240,6 +255,7 @@ def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> Run
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
     _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
+    tracking = Tracking(prepared.loggers, _about(prepared, folder), describe)
     status, reason = "done", None
 
     def stop_at_once() -> None:
@@ -258,6 +274,7 @@ def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> Run
             for chunk in simulation:
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
+                tracking.write(chunk.metrics)
                 if interrupts.reason is not None and chunk.step < settings.steps:
                     status, reason = "interrupted", f"{interrupts.reason} at step {chunk.step}"
                     break
@@ -280,6 +297,9 @@ def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> Run
         writer.finish(status, reason=reason, **_outcome(simulation))
     except UserError as error:
         status, reason = "failed", str(error)
+    if outcome := tracking.finish(status):
+        with contextlib.suppress(UserError):  # a full disk, which was told
+            writer.update(**outcome)
     if status == "interrupted":
         interrupts.forward()
     return RunResult(folder, status, reason)
@@ -339,6 +359,8 @@ def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
     settings, simulation = prepared.settings, prepared.simulation
     return {
         "name": settings.name,
+        "tags": settings.tags,
+        "notes": settings.notes,
         "choices": prepared.choices,
         "lr": settings.lr,
         "steps": settings.steps,
@@ -353,6 +375,16 @@ def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
         "data_description": prepared.data,
         "warning": prepared.warning,
     }
+
+
+def _about(prepared: Prepared, folder: Path) -> RunInfo:
+    """What loggers are told of a run."""
+    settings = prepared.settings
+    above = folder.resolve().parent
+    group = above.name if sweeps.is_sweep(above) else None
+    name = settings.name or (f"{group}/{folder.name}" if group else folder.resolve().name)
+    config: dict[str, Any] = OmegaConf.to_container(prepared.cfg, resolve=True)  # type: ignore[assignment]
+    return RunInfo(name, folder, "", flatten(config), settings.tags, settings.notes, group)
 
 
 def _in_sweep() -> bool:
@@ -379,13 +411,3 @@ def _outcome(simulation: Simulation) -> dict[str, Any]:
         "counts": simulation.counts,
         "processes": simulation.statuses,
     }
-
-
-def one_sentence(error: BaseException) -> str:
-    """What to tell a user of an error that was not foreseen."""
-    text = " ".join(str(error).split())
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return "the device ran out of memory; try data.microbatch=100, a smaller data.n or a smaller model"
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -7,8 +7,9 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 from cflow_cli import clock
 from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
-from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, wants_traceback
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
 from cflow_cli.runs import slurm
 from cflow_cli.runs.launching import fresh_folder, make_folder, quote_path, sweep_job
-from cflow_cli.runs.run import one_sentence
+from cflow_cli.runs.run import RunResult
 from cflow_cli.runs.sweeps import (
     SLURM_LAUNCHERS,
     UNFINISHED,
@@ -42,7 +43,10 @@ from cflow_cli.runs.sweeps import (
     resume_command,
     write,
 )
+from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import manifests
+
+Task = Callable[[DictConfig], RunResult]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class SweepResult:
     exit_code: int
 
 
-def launch(overrides: Sequence[str], config_dir: Path | None = None) -> SweepResult | None:
+def launch(
+    overrides: Sequence[str], config_dir: Path | None = None, describe: Describe | None = None
+) -> SweepResult | None:
     """Run every cell of a sweep; what ``cflow run -m`` does.
 
     Parameters
@@ -62,6 +68,8 @@ def launch(overrides: Sequence[str], config_dir: Path | None = None) -> SweepRes
         As on the command line.
     config_dir
         A folder of further configs.
+    describe
+        See :func:`cflow_cli.runs.run.execute`; a function of a module, which reaches other processes by its name.
 
     Returns
     -------
@@ -74,10 +82,12 @@ def launch(overrides: Sequence[str], config_dir: Path | None = None) -> SweepRes
         If the request cannot be carried out; nothing is written then.
     """
     with composing.hydra_session(config_dir) as hydra:
-        return _launch(hydra, overrides, config_dir)
+        return _launch(hydra, overrides, config_dir, partial(sweep_job, describe=describe))
 
 
-def _launch(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> SweepResult | None:
+def _launch(
+    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, task: Task
+) -> SweepResult | None:
     cfg = composing.composed(hydra, overrides, config_dir, multirun=True)
     _check_launcher(cfg)
     axes, jobs = _plan_jobs(hydra, cfg, config_dir)
@@ -85,7 +95,7 @@ def _launch(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> 
     chosen = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     if chosen and is_sweep(folder):
         if jobs is not None and read(folder).jobs == jobs:
-            return resume(folder, [text for text in overrides if _LAUNCHERS.match(text)])
+            return _resume(folder, [text for text in overrides if _LAUNCHERS.match(text)], task)
         raise UserError(
             f"{folder} already holds another sweep; choose another folder with hydra.sweep.dir=…, "
             f"or continue the sweep that is there: {resume_command(folder)}"
@@ -109,10 +119,10 @@ def _launch(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> 
         swept = "; ".join(f"{key} = {', '.join(values)}" for key, values in axes.items())
         print(f"sweep of {len(jobs)} run{'s' * (len(jobs) != 1)}{': ' * bool(swept)}{swept}")
     print(f"folder {folder}", flush=True)
-    return _launch_jobs(hydra, folder, jobs, overrides)
+    return _launch_jobs(hydra, folder, jobs, overrides, task)
 
 
-def resume(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
+def resume(folder: Path, overrides: Sequence[str], describe: Describe | None = None) -> SweepResult | None:
     """What ``cflow resume SWEEP`` does: launch the cells that did not finish, the same way as before.
 
     Parameters
@@ -121,6 +131,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
         The sweep's folder.
     overrides
         Of the launcher only: ``launcher=slurm launcher.timeout_min=600``.
+    describe
+        See :func:`launch`.
 
     Returns
     -------
@@ -132,6 +144,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
     UserError
         If there is nothing that can be resumed in this way.
     """
+    return _resume(folder, overrides, partial(sweep_job, describe=describe))
+
+
+def _resume(folder: Path, overrides: Sequence[str], task: Task) -> SweepResult | None:
     sweep = read(folder)
     if sweep.content["jobs"] is None:
         raise UserError(
@@ -166,7 +182,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
     here = contextlib.chdir(directory if directory.is_dir() else Path.cwd())
     with here, composing.hydra_session(config_dir) as hydra:
         _check_launcher(composing.composed(hydra, everything, config_dir, multirun=True))
-        return _launch_jobs(hydra, folder, jobs, everything)
+        return _launch_jobs(hydra, folder, jobs, everything, task)
 
 
 # Overrides that say where jobs run, not what they compute.
@@ -244,7 +260,7 @@ def _value_of(point: Sequence[str], key: str) -> str:
 
 
 def _launch_jobs(
-    hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str]
+    hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str], task: Task
 ) -> SweepResult:
     """Run cells through Hydra's launcher; how they ended is asked of the runs themselves."""
     master = [*composing.for_hydra(overrides), "hydra.mode=MULTIRUN", f"hydra.sweep.dir={quote_path(folder)}"]
@@ -265,9 +281,10 @@ def _launch_jobs(
     status = 0
     try:
         if jobs is None:
-            hydra.multirun(config_name=tree.PRIMARY, task_function=sweep_job, overrides=master)
+            hydra.multirun(config_name=tree.PRIMARY, task_function=task, overrides=master)
         else:
-            _pass_to_launcher(hydra, cfg, jobs, [text for text in overrides if text.startswith("launcher=")])
+            selection = [text for text in overrides if text.startswith("launcher=")]
+            _pass_to_launcher(hydra, cfg, jobs, selection, task)
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
         cancel = read(folder).launches[-1]["cancel"]
@@ -295,13 +312,15 @@ def _launcher_name(launcher: Any) -> str:
     return str(launcher).removeprefix("cflow_")
 
 
-def _pass_to_launcher(hydra: Any, cfg: DictConfig, jobs: Sequence[Job], selection: Sequence[str]) -> None:
+def _pass_to_launcher(
+    hydra: Any, cfg: DictConfig, jobs: Sequence[Job], selection: Sequence[str], task: Task
+) -> None:
     """What Hydra's basic sweeper does, for any subset of the cells, each in the folder that is its own."""
     callbacks = Callbacks(cfg)
     callbacks.on_multirun_start(config=cfg, config_name=tree.PRIMARY)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-        task_function=sweep_job,
+        task_function=task,
         config=cfg,
     )
     size = cfg.hydra.sweeper.max_batch_size or len(jobs)

@@ -25,6 +25,7 @@ config.yaml     every setting of the run, resolved
 metrics/        Parquet, one row per step and process
 eigenvalues/    Parquet, long: one row per step, process, kind and index
 checkpoints/    the newest states to go on from; numpy.load reads them
+loggers/        with logger=…: under which ids trackers of experiments know the run, and how far they are
 
 Every part is complete; all parts of a folder together are the table. Read it with
 
