@@ -50,7 +50,7 @@ def absolute(text: str, address: str) -> str:
 
 
 def without_links(text: str) -> str:
-    """Leave out pictures with what is said below them, and of every link to a file beside the README all but its words."""
+    """Leave out pictures with their captions, and of links to files beside the README all but the words."""
     text = re.sub(
         r"^!\[[^\]]*\]\((?![a-z]+:)[^)]+\)\n\n\*.*?\*\n\n", "", text, flags=re.MULTILINE | re.DOTALL
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cflow_cli import __version__
 from cflow_cli.commands import SUMMARIES
@@ -17,6 +20,19 @@ from cflow_cli.errors import (
     did_you_mean,
     wants_traceback,
 )
+
+
+def entry() -> NoReturn:
+    """The program ``cflow``: :func:`main`, and no waiting for what was interrupted."""
+    status = main()
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if status == EXIT_INTERRUPTED and not all(thread.daemon for thread in others):
+        # XLA's compiler is at work in one of them: it can take minutes, and cannot be stopped.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,7 +54,7 @@ def launch(overrides: Sequence[str], config_dir: Path | None = None) -> RunResul
             folder = fresh_folder(folder)
         result: RunResult = hydra.run(
             config_name=tree.PRIMARY,
-            task_function=lambda _: execute(prepared, folder, owns_process=True),
+            task_function=lambda _: execute(prepared, folder),
             overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
         ).return_value
         return result
@@ -106,7 +106,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> RunResult | None:
         return None
     _append_to_log(folder)
     prepared = prepare(cfg, choices=run.manifest.get("choices"))
-    return execute(prepared, folder, owns_process=True)
+    return execute(prepared, folder)
 
 
 def _append_to_log(folder: Path) -> None:
@@ -141,7 +141,7 @@ def run_into(composed: DictConfig, folder: Path, announce: Callable[[Path], None
     prepared = prepare(cfg)
     make_folder(folder, again=True)
     announce(folder)
-    return execute(prepared, folder, owns_process=True)
+    return execute(prepared, folder)
 
 
 def sweep_job(cfg: DictConfig) -> RunResult:
@@ -155,7 +155,7 @@ def sweep_job(cfg: DictConfig) -> RunResult:
     try:
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
-        result = execute(prepare(cfg), folder, owns_process=True)
+        result = execute(prepare(cfg), folder)
     except Exception as error:
         if wants_traceback():
             raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,7 +207,7 @@ def choices_of(cfg: DictConfig) -> dict[str, str]:
 # --- executing ------------------------------------------------------------------------------------
 
 
-def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> RunResult:
+def execute(prepared: Prepared, folder: Path) -> RunResult:
     """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
 
     Where the folder holds the beginning of this run, it is continued from its newest checkpoint.
@@ -219,9 +218,6 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         From :func:`prepare`.
     folder
         The run folder.
-    owns_process
-        Whether a second interrupt may end the process: XLA's compiler, which can take minutes, listens to
-        nothing else.
 
     Raises
     ------
@@ -229,33 +225,23 @@ def execute(prepared: Prepared, folder: Path, *, owns_process: bool = False) -> 
         If the folder cannot be written or another process is running it.
     """
     with files.lock(folder):
-        return _execute_locked(prepared, folder, owns_process)
+        return _execute_locked(prepared, folder)
 
 
-def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> RunResult:
+def _execute_locked(prepared: Prepared, folder: Path) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
     display = progress.display(settings.steps, shared=_in_sweep())
     writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
-    _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
-    status, reason = "done", None
-
-    def stop_at_once() -> None:
-        if not owns_process:
-            raise KeyboardInterrupt
-        display.__exit__()
-        writer.finish(
-            "interrupted", reason=f"interrupted twice at step {simulation.step}", **_outcome(simulation)
-        )
-        print(f"interrupted; everything before the last chunk is in {folder}", file=sys.stderr, flush=True)
-        os._exit(EXIT_INTERRUPTED)
-
-    interrupts = Interrupts(display.say, stop_at_once)
+    status, reason, reached = "done", None, simulation.step
+    interrupts = Interrupts(display.say)
     try:
         with interrupts, display:
+            _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
             for chunk in simulation:
+                interrupts.unsaved, reached = True, chunk.step
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
                 if interrupts.reason is not None and chunk.step < settings.steps:
@@ -266,7 +252,9 @@ def _execute_locked(prepared: Prepared, folder: Path, owns_process: bool) -> Run
                     saving.save()
             saving.finish()
     except KeyboardInterrupt:
-        status, reason = "interrupted", f"Ctrl-C at step {simulation.step}"
+        status, reason = "interrupted", f"{interrupts.reason or 'Ctrl-C'} at step {reached}"
+        if not interrupts.unsaved:
+            reason += ", before anything was computed"
     except Exception as error:
         if wants_traceback():
             writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
