@@ -13,8 +13,8 @@ from typing import Any
 class Interrupts:
     """Turns the first SIGINT, SIGTERM or SIGUSR2 into a wish to stop after the current chunk; a second is immediate.
 
-    Before :attr:`unsaved` is set there is nothing that would be lost, so the first one is immediate, too: the programs of
-    the first chunk can take minutes to compile. At once means a KeyboardInterrupt where the main thread is.
+    Before :attr:`unsaved` is set there is nothing that would be lost, so the first one is immediate, too: the programs
+    of the first chunk can take minutes to compile. Immediate means a KeyboardInterrupt where the main thread is.
 
     Only in the main thread, which alone may set handlers. Where a cluster's launcher listens to SIGUSR2 (to requeue the
     job) it is told once the run has been saved; where it ignores SIGTERM, which some clusters send long before the

@@ -7,7 +7,6 @@ it: a sweep is checked and sent off on machines that need none.
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import traceback
 from collections.abc import Sequence
