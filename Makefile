@@ -9,7 +9,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --python $(BIN)/python
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: demo test check accuracy bench figures zoo chaos docs architecture lint lock dist release-check clean
+.PHONY: demo test check accuracy bench figures zoo chaos docs architecture lint hooks lock dist release-check clean
 
 $(VENV)/.run: pyproject.toml uv.lock
 	command -v uv > /dev/null || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
@@ -37,6 +37,9 @@ lint: $(VENV)/.dev  ## style, types, and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+hooks: $(VENV)/.dev  ## the linters at every commit
+	$(BIN)/pre-commit install
 
 accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.accuracy

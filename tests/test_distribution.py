@@ -25,7 +25,7 @@ def run(*words, cwd, **env):
     done = subprocess.run(
         [str(word) for word in words],
         cwd=cwd,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "REPOSITORY_URL": ""} | env,
         capture_output=True,
         text=True,
         timeout=600,
