@@ -5,15 +5,22 @@ BIN := $(VENV)/bin
 # Tests of one file stay in one process, which has what they share; the longest files come first (tests/conftest.py).
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check accuracy bench figures zoo chaos docs architecture lint wheel clean
+# The versions of uv.lock, and so the same ones everywhere. Extras that are there already stay.
+SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --python $(BIN)/python
+# Where packages come from a mirror, which pip knows of and uv does not.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-$(VENV)/.run: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+.PHONY: demo test check accuracy bench figures zoo chaos docs architecture lint hooks lock dist release-check clean
+
+$(VENV)/.run: pyproject.toml uv.lock
+	command -v uv > /dev/null || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	test -x $(BIN)/python || $(UV) venv --quiet --seed --python $(PYTHON) $(VENV)
+	$(SYNC) || $(PIP) .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(SYNC) --extra dev || $(PIP) '.[dev]'
 	touch $@
 
 demo: $(VENV)/.run  ## the default run and its report
@@ -33,6 +40,9 @@ lint: $(VENV)/.dev  ## style, types, and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
+hooks: $(VENV)/.dev  ## the linters at every commit
+	$(BIN)/pre-commit install
+
 accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.accuracy
 
@@ -49,14 +59,21 @@ chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
 	$(BIN)/python -m benchmarks.chaos
 
 docs: $(VENV)/.run  ## the documentation as a site in site/
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(SYNC) --extra docs || $(PIP) '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 architecture: $(VENV)/.run  ## the picture of the package's rooms and of who imports whom
 	$(BIN)/python docs/architecture.py
 
-wheel: $(VENV)/.dev
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+lock: $(VENV)/.run  ## uv.lock again, with the newest versions that pyproject.toml allows
+	$(UV) lock --upgrade
+
+dist: $(VENV)/.dev  ## the source distribution and the wheel, in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+release-check: $(VENV)/.dev  ## what is published: its checks, and its installation in an empty environment
+	$(BIN)/python -m pytest tests/test_distribution.py -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) dist build site

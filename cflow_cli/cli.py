@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -21,13 +22,15 @@ from cflow_cli.errors import (
 )
 
 
-def program() -> NoReturn:
-    """Run the command as it is installed: :func:`main`, and an exit that no logger can hold up.
-
-    A tracker that waits for its server may have told the interpreter to do so at its end, too.
-    """
+def entry() -> NoReturn:
+    """The program ``cflow``: :func:`main`, and an exit that waits for nothing that was interrupted or hangs."""
     status = main()
-    if any(thread.name.startswith("logger ") for thread in threading.enumerate()):
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    # XLA's compiler may be at work in one of them: it can take minutes, and cannot be stopped. A tracker that waits for
+    # its server may have told the interpreter to do so at its end, too.
+    compiling = status == EXIT_INTERRUPTED and not all(thread.daemon for thread in others)
+    if compiling or any(thread.name.startswith("logger ") for thread in others):
+        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

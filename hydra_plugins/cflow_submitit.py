@@ -1,6 +1,6 @@
 """Shows the launchers of :mod:`cflow_cli.runs.submitit` to Hydra, which finds plugins by their place in this package.
 
-Without submitit (``pip install 'cflow[slurm]'``) there are none.
+Without submitit (``pip install 'cflow-cli[slurm]'``) there are none.
 """
 
 # No deferred annotations here: Hydra loads plugins without putting them among the modules, where dataclasses look.

@@ -266,6 +266,21 @@ def test_ctrl_c_stops_after_the_chunk(tmp_path, capsys):
     assert "note: something happened" in out and "stopping after this chunk" in out
 
 
+def test_sigterm_while_the_first_programs_compile_ends_the_run(tmp_path):
+    """As installed. It does not wait for them, since there is nothing to save."""
+    words = [Path(sys.executable).with_name("cflow"), "run", *SMALL, "hydra.run.dir=here"]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "empty")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, **pipes) as run:
+        assert "folder here\n" in iter(run.stdout.readline, "")  # the loop is about to begin
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=120)
+    manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
+    assert run.returncode == 130 and manifest["status"] == "interrupted" and manifest["step"] == 0
+    assert manifest["reason"] == "SIGTERM at step 0, before anything was computed"
+    assert "continue with: cflow resume here" in err and "Traceback" not in err
+
+
 def test_ctrl_c_twice_stops_at_once(tmp_path):
     def event():
         signal.raise_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from PIL import Image
 from cflow_cli.commands.figures import main
 from cflow_cli.config import composing
 from cflow_cli.errors import UserError
-from cflow_cli.figures import experiment, readme
+from cflow_cli.figures import experiment, making, readme
 from cflow_cli.figures.claims import Check, Claim, truth
 from cflow_cli.figures.experiment import SIZES
 
@@ -93,6 +93,20 @@ def test_figures_without_runs(name: str, tmp_path: Path, capsys: pytest.CaptureF
     page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
     assert f"gallery/{name}.png" in page and "**fails**" not in page
     assert (tmp_path / "gallery" / f"{name}.png").exists()
+
+
+def test_interrupted_figures_say_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making, "obtain", interrupted)
+    words = ["loss", "lr=0.3", "--output", str(tmp_path / "my figures")]
+    assert main(words) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("loss (mini): ")
+    assert shown.err.endswith(f": cflow figures loss lr=0.3 --output '{tmp_path}/my figures'\n")
 
 
 def test_every_figure_is_complete() -> None:

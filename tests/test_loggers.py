@@ -207,7 +207,7 @@ from cflow_cli import cli
 atexit.register(time.sleep, 600)
 threading.Thread(target=time.sleep, args=(600,), name="logger own", daemon=True).start()
 cli.main = lambda: 3
-cli.program()
+cli.entry()
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=300).returncode == 3
 

@@ -21,6 +21,11 @@ LR, B1, B2, EPS = 0.1, 0.8, 0.95, 1e-3
 GRADIENTS = np.random.default_rng(0).standard_normal((6, 3))
 
 
+def described(words, config_dir=None):
+    overrides = listing.choose(words, config_dir)
+    return list(listing.describe(overrides, overrides, config_dir))
+
+
 def last_update(optimizer, w=None):
     w = jnp.ones(3) if w is None else w
     state = optimizer.init(w)
@@ -94,7 +99,9 @@ def test_averages_over_the_oscillation_agree_with_brute_force(build):
 
 def test_the_table_has_every_optimizer_and_takes_overrides(capsys):
     assert main(["optimizers", "adam", "momentum", "decayed", "optimizer.b1=0.95", "--format", "csv"]) == 0
-    table = {row["optimizer"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    shown = capsys.readouterr()
+    assert shown.err == "probing adam, momentum, decayed\n"
+    table = {row["optimizer"]: row for row in csv.DictReader(io.StringIO(shown.out))}
     assert list(table) == ["adam", "momentum", "decayed"]
     assert float(table["adam"]["threshold"]) == pytest.approx(78, rel=1e-6)
     assert float(table["momentum"]["threshold"]) == pytest.approx(3.8, rel=1e-6)
@@ -108,7 +115,7 @@ def test_an_optimizer_without_a_flow_is_listed_with_the_reason(tmp_path):
     folder.mkdir()
     text = "# Lion.\n_target_: optax.lion\nlearning_rate: ${schedule}\n"
     (folder / "lion.yaml").write_text(text)
-    (row,) = listing.describe_optimizers(["lion"], tmp_path)
+    (row,) = described(["lion"], tmp_path)
     assert row.threshold is None and "not smooth" in row.refusal and row.summary == "Lion."
     assert "no: its update" in tables.render(listing.to_table([row], complete=False), "md")
 
@@ -123,7 +130,7 @@ def test_an_optimizer_without_a_flow_is_listed_with_the_reason(tmp_path):
 )
 def test_bad_requests_say_what_is_wrong(words, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        listing.describe_optimizers(words)
+        described(words)
 
 
 def test_every_choice_is_an_optimizer_of_the_table():
@@ -131,7 +138,7 @@ def test_every_choice_is_an_optimizer_of_the_table():
 
 
 def test_yogi_is_listed_with_the_flows_it_has():
-    (row,) = listing.describe_optimizers(["yogi"])
+    (row,) = described(["yogi"])
     assert (
         row.refusal is not None
         and row.refusal.startswith("stable and rod only")

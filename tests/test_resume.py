@@ -210,14 +210,19 @@ def test_a_cluster_is_told_of_its_signal_after_the_run_is_saved(build, tmp_path)
     try:
         for number in before:
             signal.signal(number, lambda number, frame: told.append(number))
-        interrupts = Interrupts(lambda text: None, lambda: None)
+        interrupts = Interrupts(lambda text: None)
         with interrupts:
+            interrupts.unsaved = True
             signal.raise_signal(signal.SIGTERM)
             assert interrupts.save and interrupts.reason is None
             signal.raise_signal(signal.SIGUSR2)
             assert interrupts.reason == "SIGUSR2" and told == []
         interrupts.forward()
         assert told == [signal.SIGUSR2]
+        with pytest.raises(KeyboardInterrupt), Interrupts(lambda text: None) as interrupts:
+            signal.raise_signal(signal.SIGUSR2)  # nothing is unsaved
+        interrupts.forward()
+        assert told == [signal.SIGUSR2] * 2
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -135,7 +135,7 @@ def test_a_launcher_that_is_not_installed(capsys):
     if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not None:
         pytest.skip("Ray's launcher is installed")
     assert main(["run", "-m", "launcher=ray", "lr=0.1,0.2"]) == 2
-    assert "pip install 'cflow[ray]'" in capsys.readouterr().err
+    assert "pip install 'cflow-cli[ray]'" in capsys.readouterr().err
 
 
 def test_completion_knows_launchers():

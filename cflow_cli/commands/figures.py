@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cflow_cli.commands.parsing import Parser
-from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError
 from cflow_cli.figures import experiment
-from cflow_cli.figures.experiment import SIZES
+from cflow_cli.figures.claims import Claim
+from cflow_cli.figures.experiment import SIZES, Experiment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,38 +26,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 1 where a claim does not hold.
+        Exit status: 0, 1 where a claim does not hold, 130 when interrupted.
 
     Raises
     ------
     UserError
         For an unknown figure or size, or a run that cannot be made.
     """
-    args = parser().parse_intermixed_args(argv)
-    # Pandas and matplotlib, which help must not load.
-    from cflow_cli.figures import gallery, making, readme
-
+    words = list(sys.argv[2:] if argv is None else argv)
+    args = parser().parse_intermixed_args(words)
     names = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
     if not names and not args.all:
         if overrides or args.commands or args.readme or args.gallery:
             raise UserError("which figure? name some, or take --all; cflow figures alone lists them")
-        print("\n".join(gallery.listing(experiment.find([]))))
+        print("\n".join(experiment.listing(experiment.find([]))))
         return 0
     if names and args.all:
         raise UserError("give names of figures or --all, not both")
     size = _size(overrides)
     overrides = [word for word in overrides if not word.startswith("size=")]
     chosen = experiment.find(names)
+    if args.commands or args.readme:
+        return _tell(chosen, size, overrides, args)
+    try:
+        return _make(chosen, size, overrides, args)
+    except KeyboardInterrupt:
+        again = shlex.join(["cflow", "figures", *words])
+        print(f"interrupted; the same command goes on from the runs that are there: {again}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _tell(chosen: Sequence[Experiment], size: str, overrides: Sequence[str], args: argparse.Namespace) -> int:
+    """Print the commands of the runs, or write the tables of checks."""
+    # Pandas and matplotlib, which neither help nor the list load.
+    from cflow_cli.figures import making, readme
+
     if args.commands:
         for command in making.commands(chosen, size, overrides, args.output / "runs"):
             print(command)
-        return 0
-    if args.readme:
+    else:
         for figure in chosen:
             print(readme.update(figure))
-        return 0
-    made = [making.make(figure, size, args.output, overrides) for figure in chosen]
+    return 0
+
+
+def _make(chosen: Sequence[Experiment], size: str, overrides: Sequence[str], args: argparse.Namespace) -> int:
+    """Make figures one after the other."""
+
+    def announce(figure: Experiment) -> None:
+        print(f"{figure.name} ({size}): {figure.title}", flush=True)
+
+    announce(chosen[0])
+    # Pandas and matplotlib take seconds to load, for which the first words must not wait.
+    from cflow_cli.figures import gallery, making
+
+    for figure in chosen:
+        figure.plan(size)  # one that cannot be loaded is told before any is made
+    made: list[list[Claim]] = []
+    for figure in chosen:
+        if made:
+            announce(figure)
+        made.append(making.make(figure, size, args.output, overrides))
     if args.gallery is not None:
         gallery.write(args.gallery, chosen, size, args.output)
     if len(made) > 1:

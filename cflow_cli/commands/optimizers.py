@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +70,18 @@ def main(argv: Sequence[str]) -> int:
         For an optimizer or a key that there is not.
     """
     args = parser().parse_intermixed_args(argv)
-    _set_up_jax()
     config_dir = None if args.config_dir is None else args.config_dir.expanduser()
-    table = to_table(describe_optimizers(args.words, config_dir), complete=args.format in tables.FOR_PROGRAMS)
-    if args.format != "table":
-        sys.stdout.write(tables.render(table, args.format))
-        return 0
+    overrides = choose(args.words, config_dir)
     # Rich takes a tenth of a second to load, for which help must not wait.
     from cflow_cli.report import terminal
 
+    with terminal.following(list(overrides), "probing") as names:
+        _set_up_jax()
+        rows = list(describe(names, overrides, config_dir))
+    table = to_table(rows, complete=args.format in tables.FOR_PROGRAMS)
+    if args.format != "table":
+        sys.stdout.write(tables.render(table, args.format))
+        return 0
     console = terminal.make_console()
     terminal.print_table(table, console)
     console.print(LEGEND, markup=False, soft_wrap=True)
@@ -91,7 +94,7 @@ def to_table(rows: Sequence[Row], *, complete: bool) -> Table:
     Parameters
     ----------
     rows
-        From :func:`describe_optimizers`.
+        From :func:`describe`.
     complete
         Thresholds in full precision, for a program; otherwise in six digits.
     """
@@ -118,8 +121,8 @@ def _set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def describe_optimizers(words: Sequence[str] = (), config_dir: Path | None = None) -> list[Row]:
-    """Describe optimizers, one row each.
+def choose(words: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, list[str]]:
+    """The optimizers that are meant, and the overrides of each.
 
     Parameters
     ----------
@@ -134,10 +137,6 @@ def describe_optimizers(words: Sequence[str] = (), config_dir: Path | None = Non
     UserError
         If a name is unknown, or no optimizer asked for has the key of an override.
     """
-    # Hydra and JAX take a second to load, for which help must not wait.
-    from cflow_cli.config import building, composing
-    from cflow_cli.optimizers.listing import describe
-
     available = tree.groups(config_dir)["optimizer"]
     names = [
         n for w in words if "=" not in w or w.startswith("optimizer=") for n in w.split("=")[-1].split(",")
@@ -147,19 +146,46 @@ def describe_optimizers(words: Sequence[str] = (), config_dir: Path | None = Non
         if name not in available:
             hint = did_you_mean(name, available)
             raise UserError(f"unknown optimizer {name!r}{hint}; choose from {', '.join(available)}")
-    choices = {name: tree.read_choice(available[name], "optimizer") for name in names or available}
+    chosen = {name: tree.read_choice(available[name], "optimizer") for name in names or available}
     everyones = set(tree.top_level())
-    keys = {name: everyones.union(choice.keys) for name, choice in choices.items()}
+    keys = {name: everyones.union(choice.keys) for name, choice in chosen.items()}
     _check_overrides(overrides, keys, everyones)
-    found = []
+    return {
+        name: [text for text in overrides if text.partition("=")[0] in known] for name, known in keys.items()
+    }
+
+
+def describe(
+    names: Iterable[str], overrides: Mapping[str, Sequence[str]], config_dir: Path | None = None
+) -> Iterator[Row]:
+    """Probe optimizers, one after the other: the row of each as it is asked for.
+
+    Parameters
+    ----------
+    names
+        Of those to probe.
+    overrides
+        From :func:`choose`.
+    config_dir
+        A folder of further configs.
+
+    Raises
+    ------
+    UserError
+        If an override has a value that is not allowed.
+    """
+    # Hydra and JAX take seconds to load, for which neither help nor the first words must wait.
+    from cflow_cli.config import building, composing
+    from cflow_cli.optimizers import listing
+
+    files = tree.groups(config_dir)["optimizer"]
     with composing.hydra_session(config_dir) as hydra:
-        for name, choice in choices.items():
-            fitting = [text for text in overrides if text.partition("=")[0] in keys[name]]
-            cfg = composing.composed(hydra, [f"optimizer={name}", *fitting], config_dir)
+        for name in names:
+            cfg = composing.composed(hydra, [f"optimizer={name}", *overrides[name]], config_dir)
             node = composing.without_hydra(cfg).optimizer
             _set_unit_rates(node)
-            found.append(describe(name, building.build(node, "optimizer"), choice.summary))
-    return found
+            summary = tree.read_choice(files[name], "optimizer").summary
+            yield listing.describe(name, building.build(node, "optimizer"), summary)
 
 
 def _check_overrides(overrides: Sequence[str], keys: Mapping[str, set[str]], everyones: set[str]) -> None:

@@ -132,7 +132,7 @@ def _from_hydra(error: Exception) -> str:
     if missing and missing[1] == "hydra/launcher" and missing[2] in LAUNCHER_EXTRAS:
         return (
             f"the launcher {missing[2].removeprefix('cflow_')} is not installed; "
-            f"pip install 'cflow[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
+            f"pip install 'cflow-cli[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
         )
     pattern = r"hydra\.(launcher\.\S+?)=(\S+) Value .* could not be converted to (\w+)"
     mistyped = re.search(pattern, text)

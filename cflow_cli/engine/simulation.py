@@ -243,9 +243,17 @@ class Simulation:
         """Run to the end, yielding after each chunk; leaving the loop early leaves everything consistent."""
         # Devices that exchange sums must be given all programs in one order.
         at_once = len(self._running) if self.problem.num_devices == 1 else 1
-        with ThreadPoolExecutor(max_workers=max(at_once, 1)) as threads:
+        # One more for the chunk as a whole: where the main thread compiled, it would hear no signal until the end.
+        threads = ThreadPoolExecutor(max_workers=at_once + 1)
+        wait = True
+        try:
             while self.step < self.steps:
-                yield self._advance(threads)
+                yield threads.submit(self._advance, threads).result()
+        except KeyboardInterrupt:
+            wait = False  # XLA's compiler cannot be stopped
+            raise
+        finally:
+            threads.shutdown(wait=wait, cancel_futures=True)
 
     def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
         began, first, begin = time.monotonic(), self.step, self.discrete

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -36,13 +38,23 @@ class Experiment:
     ----------
     folder
         Where it is; its name is that of the figure.
-    module
-        Its ``figure.py``: ``runs(size)``, ``draw(**runs)``, ``claims(**runs)``, ``CAPTION``; ``ANIMATED`` where the
-        figure is also to be a film.
     """
 
     folder: Path
-    module: ModuleType
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """Its ``figure.py``, loaded.
+
+        It has ``runs(size)``, ``draw(**runs)``, ``claims(**runs)`` and ``CAPTION``, and ``ANIMATED`` where the figure
+        is also to be a film.
+
+        Raises
+        ------
+        UserError
+            If it cannot be loaded or lacks one of these.
+        """
+        return _load(self.folder)
 
     @property
     def name(self) -> str:
@@ -55,10 +67,15 @@ class Experiment:
         root = experiments_dir()
         return self.folder.parent.relative_to(root).as_posix() if self.folder.is_relative_to(root) else ""
 
-    @property
+    @cached_property
     def title(self) -> str:
-        """First line of the docstring of ``figure.py``."""
-        return (self.module.__doc__ or self.name).strip().splitlines()[0]
+        """First line of the docstring of ``figure.py``, which is only read: what it imports takes seconds to load."""
+        path = self.folder / "figure.py"
+        try:
+            told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{path} cannot be loaded: {error}") from error
+        return (told or self.name).splitlines()[0]
 
     @property
     def caption(self) -> str:
@@ -81,10 +98,7 @@ class Experiment:
 
     def draw(self, runs: Mapping[str, FigureRun]) -> Figure:
         """Draw the figure; to be called within :func:`cflow_cli.report.style.figure_style`."""
-        from cflow_cli.figures.drawing import letter
-
-        figure = self.module.draw(**runs)
-        letter(figure)
+        figure: Figure = self.module.draw(**runs)
         return figure
 
     def claims(self, runs: Mapping[str, FigureRun]) -> list[Claim]:
@@ -112,7 +126,7 @@ def folders() -> dict[str, Path]:
 
 
 def find(words: Sequence[str]) -> list[Experiment]:
-    """Load figures by their names, parts or folders, each once; all that come with the package where none is named.
+    """Find figures by their names, parts or folders, each once; all that come with the package where none is named.
 
     Parameters
     ----------
@@ -139,13 +153,24 @@ def find(words: Sequence[str]) -> list[Experiment]:
             chosen.update(dict.fromkeys(parts[name]))
         else:
             chosen[known.get(name) or _own_folder(word, [*known, *parts])] = None
-    return [_load(folder) for folder in chosen or known.values()]
+    return [Experiment(folder) for folder in chosen or known.values()]
 
 
 def by_part(figures: Sequence[Experiment]) -> Iterator[tuple[str, list[Experiment]]]:
     """Each part and the figures of it, those that follow one another."""
     for part, own in groupby(figures, key=lambda figure: figure.part):
         yield part, list(own)
+
+
+def listing(figures: Sequence[Experiment]) -> Iterator[str]:
+    """The lines of a list of figures by part, and how to make them."""
+    width = max(len(figure.name) for figure in figures)
+    for part, own in by_part(figures):
+        yield part
+        yield from (f"  {figure.name:<{width}}  {figure.title}" for figure in own)
+        yield ""
+    yield "cflow figures NAME makes one, cflow figures PART those of a part, cflow figures --all every one;"
+    yield "experiments/PART/NAME/README.md says more."
 
 
 def _own_folder(word: str, known: Sequence[str]) -> Path:
@@ -159,7 +184,7 @@ def _own_folder(word: str, known: Sequence[str]) -> Path:
     )
 
 
-def _load(folder: Path) -> Experiment:
+def _load(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         f"cflow_experiments.{folder.name.replace('-', '_')}", folder / "figure.py"
     )
@@ -172,4 +197,4 @@ def _load(folder: Path) -> Experiment:
     missing = [name for name in ("runs", "draw", "claims", "CAPTION") if not hasattr(module, name)]
     if missing:
         raise UserError(f"{folder / 'figure.py'} has no {' and no '.join(missing)}, which every figure needs")
-    return Experiment(folder, module)
+    return module

@@ -1,4 +1,4 @@
-"""What figures there are and what came out: a list, a summary of claims, and a page that shows them."""
+"""What came out of figures: a summary of claims, and a page that shows them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ from cflow_cli.figures.experiment import Experiment, by_part
 from cflow_cli.report.tables import markdown
 
 _WIDTH = 1100
-
-
-def listing(figures: Sequence[Experiment]) -> Iterator[str]:
-    """The lines of a list of figures by part, and how to make them."""
-    width = max(len(figure.name) for figure in figures)
-    for part, own in by_part(figures):
-        yield part
-        yield from (f"  {figure.name:<{width}}  {figure.title}" for figure in own)
-        yield ""
-    yield "cflow figures NAME makes one, cflow figures PART those of a part, cflow figures --all every one;"
-    yield "experiments/PART/NAME/README.md says more."
 
 
 def summary(figures: Sequence[Experiment], made: Sequence[Sequence[Claim]], size: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from cflow_cli.config import composing
 from cflow_cli.errors import UserError
 from cflow_cli.figures.claims import Claim
+from cflow_cli.figures.drawing import letter
 from cflow_cli.figures.experiment import Experiment
 from cflow_cli.figures.measuring import FigureRun
 from cflow_cli.report import pictures, style
@@ -56,7 +57,6 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
     list of Claim
         What was claimed and measured.
     """
-    print(f"{figure.name} ({size}): {figure.title}", flush=True)
     began = time.monotonic()
     plan = figure.plan(size).items()
     runs = {label: FigureRun(obtain([*needed, *overrides], output / "runs")) for label, needed in plan}
@@ -65,6 +65,7 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
     claims = figure.claims(runs)
     with style.figure_style():
         drawn = figure.draw(runs)
+        letter(drawn)
         for ending in ("png", "svg"):
             drawn.savefig(folder / f"{figure.name}.{ending}")
         if figure.animated:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -46,6 +48,37 @@ _STYLES = {
 def make_console() -> Console:
     """Make a console on standard output, as wide as the terminal."""
     return Console(width=None if sys.stdout.isatty() else _UNBOUNDED, highlight=False)
+
+
+@contextmanager
+def following(names: Sequence[str], verb: str) -> Iterator[Iterator[str]]:
+    """Show on standard error which of several things is under way: a bar on a terminal, else a line at the beginning.
+
+    Parameters
+    ----------
+    names
+        The things.
+    verb
+        What is done with each, as in "probing adam".
+
+    Yields
+    ------
+    iterator of str
+        The names, each as it is begun.
+    """
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    if not console.is_terminal:
+        console.print(f"{verb} {', '.join(names)}", markup=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(verb, total=len(names))
+
+        def begun() -> Iterator[str]:
+            for done, name in enumerate(names):
+                progress.update(task, completed=done, description=f"{verb} {name}")
+                yield name
+
+        yield begun()
 
 
 def print_table(

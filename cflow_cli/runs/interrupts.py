@@ -13,6 +13,9 @@ from typing import Any
 class Interrupts:
     """Turns the first SIGINT, SIGTERM or SIGUSR2 into a wish to stop after the current chunk; a second is immediate.
 
+    Before :attr:`unsaved` is set there is nothing that would be lost, so the first one is immediate, too: the programs
+    of the first chunk can take minutes to compile. Immediate means a KeyboardInterrupt where the main thread is.
+
     Only in the main thread, which alone may set handlers. Where a cluster's launcher listens to SIGUSR2 (to requeue the
     job) it is told once the run has been saved; where it ignores SIGTERM, which some clusters send long before the
     end and others shortly before, the run is saved and continues.
@@ -21,15 +24,13 @@ class Interrupts:
     ----------
     say
         Shows a line.
-    stop_at_once
-        Called at a second signal.
     """
 
-    def __init__(self, say: Callable[[str], None], stop_at_once: Callable[[], None]) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.reason: str | None = None
         self.save = False
+        self.unsaved = False
         self._say = say
-        self._stop_at_once = stop_at_once
         self._before: dict[int, Any] = {}
         self._forward: tuple[Callable[..., None], int, FrameType | None] | None = None
 
@@ -57,10 +58,13 @@ class Interrupts:
             self._say_if_possible(f"{name}: saving after this chunk of steps")
             return
         if self.reason is not None:
-            self._stop_at_once()
+            raise KeyboardInterrupt
         self.reason = name
         if number == signal.SIGUSR2 and callable(foreign):
             self._forward = (foreign, number, frame)
+        if not self.unsaved:
+            self._say_if_possible(f"{name}: stopping; nothing has been computed that would have to be saved")
+            raise KeyboardInterrupt
         self._say_if_possible(f"{name}: stopping after this chunk of steps; once more stops at once")
 
     def _say_if_possible(self, text: str) -> None:

@@ -59,7 +59,7 @@ def launch(
             folder = fresh_folder(folder)
         result: RunResult = hydra.run(
             config_name=tree.PRIMARY,
-            task_function=lambda _: execute(prepared, folder, owns_process=True, describe=describe),
+            task_function=lambda _: execute(prepared, folder, describe=describe),
             overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
         ).return_value
         return result
@@ -113,7 +113,7 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
         return None
     _append_to_log(folder)
     prepared = prepare(cfg, choices=run.manifest.get("choices"))
-    return execute(prepared, folder, owns_process=True, describe=describe)
+    return execute(prepared, folder, describe=describe)
 
 
 def _append_to_log(folder: Path) -> None:
@@ -152,7 +152,7 @@ def run_into(
     prepared = prepare(cfg)
     make_folder(folder, again=True)
     announce(folder)
-    return execute(prepared, folder, owns_process=True, describe=describe)
+    return execute(prepared, folder, describe=describe)
 
 
 def sweep_job(cfg: DictConfig, describe: Describe | None = None) -> RunResult:
@@ -167,7 +167,7 @@ def sweep_job(cfg: DictConfig, describe: Describe | None = None) -> RunResult:
     try:
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
-        result = execute(prepare(cfg), folder, owns_process=True, describe=describe)
+        result = execute(prepare(cfg), folder, describe=describe)
     except Exception as error:
         if wants_traceback():
             raise

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shlex
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,9 +215,7 @@ def choices_of(cfg: DictConfig) -> dict[str, str]:
 # --- executing ------------------------------------------------------------------------------------
 
 
-def execute(
-    prepared: Prepared, folder: Path, *, owns_process: bool = False, describe: Describe | None = None
-) -> RunResult:
+def execute(prepared: Prepared, folder: Path, *, describe: Describe | None = None) -> RunResult:
     """Run a simulation into a folder; whatever happens, the folder's manifest says how it ended.
 
     Where the folder holds the beginning of this run, it is continued from its newest checkpoint.
@@ -230,9 +226,6 @@ def execute(
         From :func:`prepare`.
     folder
         The run folder.
-    owns_process
-        Whether a second interrupt may end the process: XLA's compiler, which can take minutes, listens to
-        nothing else.
     describe
         Makes what the loggers are given at the end.
 
@@ -242,36 +235,24 @@ def execute(
         If the folder cannot be written or another process is running it.
     """
     with files.lock(folder):
-        return _execute_locked(prepared, folder, owns_process, describe)
+        return _execute_locked(prepared, folder, describe)
 
 
-def _execute_locked(
-    prepared: Prepared, folder: Path, owns_process: bool, describe: Describe | None
-) -> RunResult:
+def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
     display = progress.display(settings.steps, shared=_in_sweep())
     writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
-    _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
     tracking = Tracking(prepared.loggers, _about(prepared, folder), describe)
-    status, reason = "done", None
-
-    def stop_at_once() -> None:
-        if not owns_process:
-            raise KeyboardInterrupt
-        display.__exit__()
-        writer.finish(
-            "interrupted", reason=f"interrupted twice at step {simulation.step}", **_outcome(simulation)
-        )
-        print(f"interrupted; everything before the last chunk is in {folder}", file=sys.stderr, flush=True)
-        os._exit(EXIT_INTERRUPTED)
-
-    interrupts = Interrupts(display.say, stop_at_once)
+    status, reason, reached = "done", None, simulation.step
+    interrupts = Interrupts(display.say)
     try:
         with interrupts, display:
+            _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
             for chunk in simulation:
+                interrupts.unsaved, reached = True, chunk.step
                 writer.write(chunk.metrics, chunk.eigenvalues)
                 display.advance(chunk)
                 tracking.write(chunk.metrics)
@@ -283,7 +264,9 @@ def _execute_locked(
                     saving.save()
             saving.finish()
     except KeyboardInterrupt:
-        status, reason = "interrupted", f"Ctrl-C at step {simulation.step}"
+        status, reason = "interrupted", f"{interrupts.reason or 'Ctrl-C'} at step {reached}"
+        if not interrupts.unsaved:
+            reason += ", before anything was computed"
     except Exception as error:
         if wants_traceback():
             writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))

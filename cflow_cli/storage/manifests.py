@@ -20,7 +20,7 @@ from cflow_cli.storage.files import write_text
 
 NAME = "manifest.json"
 STATUSES = ("running", "done", "interrupted", "failed")
-_PACKAGES = ("cflow", "jax", "jaxlib", "optax", "equinox", "numpy", "hydra-core", "pyarrow")
+_PACKAGES = ("cflow-cli", "jax", "jaxlib", "optax", "equinox", "numpy", "hydra-core", "pyarrow")
 
 
 def environment() -> dict[str, Any]:
