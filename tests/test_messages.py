@@ -18,6 +18,9 @@ HYDRAS = {
     "hydra.job.num",
     "hydra.mode",
     "hydra.launcher",
+    "hydra/sweeper",
+    "hydra.sweeper",
+    "hydra.sweeper.direction",
 }
 OPEN = ("launcher.additional_parameters.",)
 # What stands before = without being a key: placeholders, options of cflow figures, arguments in Python.

@@ -30,7 +30,7 @@ from cflow_cli.errors import UserError, did_you_mean
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "rocm", "tpu")
 # What may differ between a run and its continuation: how far and how, not what.
-CHANGEABLE = ("steps", "device", "devices", "checkpoint", "data.microbatch", "name")
+CHANGEABLE = ("steps", "device", "devices", "checkpoint", "data.microbatch", "name", "objective")
 
 _TIME = r"(\d+(?:\.\d+)?) ?(s|min|h)"
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -101,6 +101,11 @@ def _steps_or_time(value: Any) -> int | str:
         require(re.fullmatch(_TIME, value) is not None)
         return value
     return whole_from(1)(value)
+
+
+def _name(value: Any) -> str:
+    require(isinstance(value, str) and bool(value))
+    return str(value)
 
 
 def _folder(value: Any) -> Path:
@@ -178,6 +183,13 @@ class Settings:
             hint="; for a schedule add schedule=cosine, say",
         )
     )
+    lr_factor: float = field(
+        metadata=_setting(
+            "lr is multiplied by it: lr_factor=0.5,1,2 are rates around each optimizer's own",
+            "a positive number",
+            positive,
+        )
+    )
     steps: int = field(metadata=_setting("optimizer steps", "a whole number of at least 1", whole_from(1)))
     seed: int = field(
         metadata=_setting(
@@ -225,6 +237,13 @@ class Settings:
             "first part of the run folder's name; null for the optimizer's",
             "text, or null",
             unless(None, str),
+        )
+    )
+    objective: str | None = field(
+        metadata=_setting(
+            "column of the report that the run returns to a sweeper such as Optuna's",
+            "a column of the report, or null",
+            unless(None, _name),
         )
     )
     checkpoint: CheckpointSettings = field(metadata={"node": CheckpointSettings})
