@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -177,7 +178,11 @@ def _print_best(folder: Path) -> None:
     """The best point that Optuna found, which it leaves in a file beside the runs."""
     path = folder / "optimization_results.yaml"
     found = tree.read_yaml(path) if path.exists() else {}
-    if "best_value" in found:
+    if "best_value" not in found:
+        return
+    if math.isinf(found["best_value"]):
+        print("best: none, because no run has a value of its objective")
+    else:
         point = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
         print(f"best: {point} with {found['best_value']:.6g}, from {path}")
 
