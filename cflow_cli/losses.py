@@ -7,11 +7,16 @@ float ``(n, d)`` are regression targets.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
+
+from cflow_cli.errors import UserError
 
 
 def _is_binary(y: Array) -> bool:
@@ -95,6 +100,67 @@ class CrossEntropy(Loss):
         # A one-hot product instead of indexing: its derivatives are products again, not scatters.
         wanted = jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
         return jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(wanted * outputs, axis=-1)
+
+
+class PerExample(Loss):
+    """The mean of a plain function of one example, ``function(outputs, target)``; see :func:`as_loss`.
+
+    Parameters
+    ----------
+    function
+        Outputs (k,) and target of an example, or of a position for tokens: a class (), ±1 (), or numbers (d,); to a
+        number.
+    options
+        Further arguments by name.
+    """
+
+    function: Callable[..., Array] = eqx.field(static=True)
+    options: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
+
+    def values(self, outputs: Array, y: Array) -> Array:
+        """The function of each example or position."""
+        each, name = partial(self.function, **dict(self.options)), getattr(self.function, "__name__", "it")
+        positions = outputs.ndim - 1
+        for _ in range(positions):
+            each = jax.vmap(each)
+        targets = y.astype(outputs.dtype) if jnp.issubdtype(y.dtype, jnp.floating) else y
+        try:
+            values = jnp.asarray(each(outputs, targets))
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"the loss {name} does not take the outputs {outputs.shape[positions:]} and the target "
+                f"{y.shape[positions:]} of one example: {str(error).splitlines()[0]}"
+            ) from error
+        if values.shape != outputs.shape[:-1]:
+            raise UserError(
+                f"the loss {name} must give one number for each example, got an array {values.shape[positions:]}; "
+                "sum it"
+            )
+        return values.astype(outputs.dtype)
+
+
+def as_loss(loss: Any) -> Any:
+    """A loss as a :class:`Loss`, where it is a plain function of one example's outputs and target.
+
+    Parameters
+    ----------
+    loss
+        A :class:`Loss`, or something with its signature and an ``accuracy``, which is returned as it is; a function
+        ``loss(outputs, target)``, or a :func:`functools.partial` of one with further arguments by name.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> absolute_fourth = as_loss(lambda outputs, target: jnp.sum((outputs - target) ** 4))
+    >>> float(absolute_fourth(jnp.array([[1.0], [2.0]]), jnp.array([[0.0], [0.0]])))
+    8.5
+    """
+    if isinstance(loss, Loss) or hasattr(loss, "accuracy"):
+        return loss
+    if isinstance(loss, partial) and not loss.args:
+        # Not the partial itself, which equals no other: equal losses share their compiled programs.
+        return PerExample(loss.func, tuple(sorted(loss.keywords.items())))
+    return PerExample(loss)
 
 
 def mse() -> MSE:

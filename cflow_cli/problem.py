@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from cflow_cli.errors import UserError
-from cflow_cli.losses import Loss
+from cflow_cli.losses import Loss, as_loss
 
 Weights = Float[Array, " params"]
 Block = Float[Array, "block params"]
@@ -192,7 +192,8 @@ class Problem(eqx.Module):
         data
             A :class:`cflow_cli.datasets.Dataset`.
         loss
-            A :class:`cflow_cli.losses.Loss`; without ``data.microbatch`` anything that is called as
+            A :class:`cflow_cli.losses.Loss`, or a plain function ``loss(outputs, target)`` of one example, see
+            :func:`cflow_cli.losses.as_loss`; without ``data.microbatch`` anything that is called as
             ``loss(outputs, y, mask)``, gives a scalar, and has ``accuracy`` of the same signature.
         dtype
             float32 or float64; the model's own when None.
@@ -202,6 +203,7 @@ class Problem(eqx.Module):
         UserError
             If the loss of the initial model is not a finite scalar, or cannot be summed over slices.
         """
+        loss = as_loss(loss)
         if data.microbatch is not None and not isinstance(loss, Loss):
             raise UserError(
                 f"data.microbatch needs a loss that is a mean of one value per example; {type(loss).__name__} is "

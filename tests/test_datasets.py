@@ -1,5 +1,6 @@
 """Data sets: what is in them, that bad files and options are one sentence, and that downloads resume."""
 
+import codecs
 import contextlib
 import hashlib
 import http.server
@@ -27,10 +28,11 @@ from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
 from cflow_cli.datasets.planar import moons
 from cflow_cli.datasets.sorting import sorting
+from cflow_cli.datasets.text import text
 from cflow_cli.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
-NEEDS_FILES = ("cifar10", "npz")
+NEEDS_FILES = ("cifar10", "npz", "text")
 
 
 def raises(function, *args, says, **options):
@@ -164,6 +166,57 @@ def test_strings_are_followed_by_their_answer(make, answer):
         # Exactly the targets that follow from the first half count.
         assert mask.tolist() == [False] * 3 + [True] * 4
     assert data.x_test.shape == (3, 7) and data.mask_test.shape == (3, 7)
+
+
+def test_text_is_cut_into_windows_and_only_its_beginning_is_read(tmp_path):
+    path = tmp_path / "book.txt"
+    words = "Ein Ä und\r\nein 𝔘 " * 4
+    # What comes behind is not even text.
+    path.write_bytes(codecs.BOM_UTF8 + words.encode() * 3000 + b"\xff")
+    data = text(str(path), length=7, n=5, n_test=2)
+    read = words.replace("\r\n", "\n")[:50]
+    assert data.vocabulary == data.num_outputs == len(set(read)) and "book.txt" in data.name
+    letters = np.array(sorted(set(read)))
+    assert "".join(letters[np.concatenate([data.x, data.x_test]).ravel()]) == read[:49]
+    assert "".join(letters[np.concatenate([data.y, data.y_test]).ravel()]) == read[1:]
+    assert data.x.shape == (5, 7) and data.y_test.shape == (2, 7)
+    # Pieces that end within a character of several bytes.
+    long = text(str(path), length=1000, n=100)
+    assert (
+        "".join(np.array(sorted(set(read)))[long.x.ravel()][-10:])
+        == (words.replace("\r\n", "\n") * 3000)[99990:100000]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        (None, {}, "does not exist"),
+        (b"", {}, "is empty"),
+        (b"\x89PNG\r\n\x1a\n", {}, "no text in UTF-8"),
+        (b"ab\0\0cd" * 9, {}, "NUL"),
+        (b"gr\xfc\xdfe" * 9, {}, "no text in UTF-8"),
+        (
+            b"abc" * 9,
+            {"length": 5, "n": 6},
+            "27 characters, too few for 6 windows of data.length=5; at most 5 fit",
+        ),
+        (b"abc", {"length": 3}, "data.length may be 2 at most"),
+        (b"aaaa" * 9, {}, "single character"),
+        (b"abc" * 9, {"length": 0}, "data.length must be an integer of at least 1"),
+        (b"abc" * 9, {"n": "all"}, "data.n must be"),
+    ],
+)
+def test_what_is_no_text_is_refused(content, options, says, tmp_path):
+    path = tmp_path / "book.txt"
+    if content is not None:
+        path.write_bytes(content)
+    raises(text, str(path), **{"length": 4, "n": 2, **options}, says=says)
+
+
+def test_text_needs_a_file(tmp_path):
+    raises(text, says="data.path")
+    raises(text, str(tmp_path), says="directory")
 
 
 def test_chebyshev_polynomials():

@@ -62,7 +62,8 @@ def test_adding_your_own_goes_as_the_page_says(files, commands, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done" in done.stdout and any(
-        own in done.stdout for own in ("padam", "modified", "cosine_to_start", '"panel": "outputs')
+        own in done.stdout
+        for own in ("padam", "focal", "inverse_root", "modified", "cosine_to_start", '"panel": "outputs')
     )
 
 

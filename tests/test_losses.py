@@ -1,11 +1,15 @@
 """Losses and accuracies against plain NumPy."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cflow_cli.losses import cross_entropy, mse
+from cflow_cli.errors import UserError
+from cflow_cli.losses import as_loss, cross_entropy, mse
 
 RNG = np.random.default_rng(0)
 OUTPUTS = RNG.normal(size=(5, 4, 3))
@@ -54,6 +58,51 @@ def test_total_over_count_is_the_loss(loss):
     total = sum(loss.total(f[i : i + 2], y[i : i + 2], mask[i : i + 2]) for i in (0, 2, 4))
     np.testing.assert_allclose(total / loss.count(y, mask), loss(f, y, mask), rtol=1e-13)
     assert loss.count(y) == 20
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_a_plain_function_of_one_example_is_a_loss(mask):
+    """The built-in ones written for one example give what they give, for every kind of target."""
+
+    def squares(outputs, target):
+        return 0.5 * jnp.sum((outputs - jax.nn.one_hot(target, 3)) ** 2)
+
+    def power(outputs, target, p=3):
+        return jnp.sum(jnp.abs(outputs - target) ** p) / 2
+
+    f, y = jnp.asarray(OUTPUTS), jnp.asarray(TOKENS)
+    mine = as_loss(squares)
+    np.testing.assert_allclose(mine(f, y, mask), mse()(f, y, mask), rtol=1e-13)
+    np.testing.assert_allclose(mine.accuracy(f, y, mask), mse().accuracy(f, y, mask))
+    numbers = jnp.asarray(RNG.normal(size=(5, 3)))
+    np.testing.assert_allclose(
+        as_loss(partial(power, p=2))(f[:, 0], numbers), mse()(f[:, 0], numbers), rtol=1e-13
+    )
+    signs = jnp.asarray([1.0, -1.0, -1.0, 1.0, 1.0])
+    logistic = as_loss(lambda outputs, sign: jnp.log1p(jnp.exp(-sign * outputs[0])))
+    np.testing.assert_allclose(logistic(f[:, 0, :1], signs), cross_entropy()(f[:, 0, :1], signs), rtol=1e-13)
+    # Equal ones are one to the compiler.
+    assert as_loss(partial(power, p=2)) == as_loss(partial(power, p=2)) != as_loss(partial(power, p=4))
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (
+            lambda outputs, target: outputs**2,
+            "must give one number for each example, got an array (2,); sum it",
+        ),
+        (
+            lambda outputs, target: outputs @ jnp.ones(3),
+            "does not take the outputs (2,) and the target () of one",
+        ),
+        (lambda outputs: jnp.sum(outputs), "does not take"),
+    ],
+)
+def test_a_function_that_is_no_loss_is_refused(loss, says):
+    with pytest.raises(UserError, match=re.escape(says)) as raised:
+        as_loss(loss)(jnp.ones((5, 2)), jnp.ones(5))
+    assert "\n" not in str(raised.value)
 
 
 def test_large_outputs_do_not_overflow():

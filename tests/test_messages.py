@@ -10,7 +10,7 @@ from cflow_cli.config import tree
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = tree.groups()
-# Hydra's own, and a node of SLURM's options that takes any key.
+# Hydra's own, and nodes that take any key: SLURM's options, and those of a sweeper.
 HYDRAS = {
     "hydra.run.dir",
     "hydra.sweep.dir",
@@ -18,8 +18,9 @@ HYDRAS = {
     "hydra.job.num",
     "hydra.mode",
     "hydra.launcher",
+    "hydra/sweeper",
 }
-OPEN = ("launcher.additional_parameters.",)
+OPEN = ("launcher.additional_parameters.", "hydra.sweeper.")
 # What stands before = without being a key: placeholders, options of cflow figures, arguments in Python.
 WORDS = {"key", "group", "group.key", "size", "opt", "x", "y", "bytes"}
 # Choices that a user is to make.

@@ -27,6 +27,7 @@ from cflow_cli.datasets.digits import digits
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.planar import circles, moons
 from cflow_cli.datasets.sorting import sorting
+from cflow_cli.datasets.text import text
 from cflow_cli.engine.simulation import Simulation
 from cflow_cli.errors import UserError
 from cflow_cli.losses import cross_entropy, mse
@@ -319,9 +320,9 @@ def test_a_flow_on_a_model_that_is_not_smooth_warns_once(
         run(composing.compose([*small, *overrides]), tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["warning"]
     assert (recorded is None) == (phrase is None)
-    for text in (capsys.readouterr().out, caplog.text):
-        assert text.count("warning: ") == (phrase is not None)
-        assert phrase is None or (phrase in text and recorded in text)
+    for said in (capsys.readouterr().out, caplog.text):
+        assert said.count("warning: ") == (phrase is not None)
+        assert phrase is None or (phrase in said and recorded in said)
 
 
 def masked():
@@ -398,7 +399,7 @@ def test_the_page_lists_every_choice_with_its_keys_and_defaults(path):
 KINDS = {
     "images": [digits(n=20), digits(n=4, classes="binary")],
     "vectors": [moons(n=4), circles(n=4), gaussian(n=4), chebyshev(n=4)],
-    "tokens": [sorting(n=2), copying(n=2)],
+    "tokens": [sorting(n=2), copying(n=2), text(str(CONF.parents[1] / "README.md"), n=2)],
 }
 
 
@@ -423,9 +424,9 @@ def test_the_table_of_what_goes_together_is_true(name):
 
 
 def test_a_model_and_a_data_set_of_ones_own_as_the_page_says(tmp_path):
-    for name, text in re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE):
+    for name, content in re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(content)
     (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     check = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
     cflow = "from cflow_cli.cli import main; raise SystemExit(main())"

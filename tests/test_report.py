@@ -24,12 +24,17 @@ from scipy.signal import savgol_coeffs
 
 from cflow_cli.commands import compare, report
 from cflow_cli.commands import plot as plotting
+from cflow_cli.engine.options import Discrete
 from cflow_cli.errors import UserError
+from cflow_cli.flows.options import Central
+from cflow_cli.measurements.evaluation import Evaluation
+from cflow_cli.measurements.step_smoothness import StepSmoothness
 from cflow_cli.records import EIGENVALUES, METRICS
 from cflow_cli.report import (
     comparison,
     curves,
     definitions,
+    objective,
     overview,
     page,
     plot,
@@ -337,6 +342,25 @@ def test_a_diverged_run_is_no_part_of_a_mean(tmp_path: Path, capsys: pytest.Capt
     assert row["runs"] == "1 of 2" and row["loss_error_central"]["mean"] == pytest.approx(0.02)
     got = summary.summarise_folder(tmp_path / "1")
     assert got.values["status"] == "diverged" and got.notes[0].startswith("discrete stopped at step 399")
+
+
+def test_an_objective_is_a_column_of_numbers_and_its_value_that_of_the_report(tmp_path: Path) -> None:
+    def column(name: str) -> str:
+        return objective.column(name, (Discrete(), Central()), (Evaluation(), StepSmoothness()))
+
+    assert column("loss_error.central") == column("loss_error_central") == "loss_error_central"
+    assert column(StepSmoothness.columns[0].name)
+    for name in ("loss_error.stable", "status", "optimizer.b2", "num_tracked", "final_los"):
+        with pytest.raises(UserError, match=f"^objective={name} is no column of numbers") as raised:
+            column(name)
+        assert ("did you mean final_loss?" in str(raised.value)) == (name == "final_los")
+    fabricate(tmp_path / "done", error=0.02)
+    fabricate(tmp_path / "diverged", diverges=True)
+    fabricate(tmp_path / "failed", status="failed")
+    assert objective.value(tmp_path / "done", "loss_error_central") == pytest.approx(0.02)
+    for run, name in (("done", "grad_error_stable"), ("diverged", "final_loss"), ("failed", "final_loss")):
+        assert objective.value(tmp_path / run, name) is None
+    assert objective.value(tmp_path / "not there", "final_loss") is None
 
 
 def test_a_sweep_is_told_apart_by_what_was_swept_and_counts_what_never_began(

@@ -209,3 +209,16 @@ def test_an_optimizer_without_a_flow_is_refused_or_run_alone(network):
 def test_tracking_options_are_checked(bad):
     with pytest.raises(ValueError, match="eigs"):
         EigsOptions(**bad)
+
+
+def test_a_run_shorter_than_its_optimizers_warm_start_has_no_flow_yet():
+    settings = {"processes": ("discrete", "stable"), "measurements": ()}
+    problem = Problem.from_function(lambda w: jnp.sum(w**4), jnp.ones(3))
+    short, long = (Simulation(problem, optax.adam(0.01), steps=steps, **settings) for steps in (3, 8))
+    for _ in short:
+        pass
+    assert short.result().metrics["process"].unique().tolist() == ["discrete"]
+    # Continued, it has the flows of a run that was never interrupted: they branch off where they would have.
+    assert (short.warm_start, long.warm_start) == (3, 5)
+    long.restore(short.snapshot())
+    assert long.step == 3 and "stable" not in long.states

@@ -4,6 +4,7 @@ import datetime
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,15 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from cflow_cli.cli import main
-from cflow_cli.commands import completion
+from cflow_cli.commands import completion, starting
 from cflow_cli.commands.report import main as report
+from cflow_cli.commands.starting import JUDGE
 from cflow_cli.config import checking, composing, tree
 from cflow_cli.errors import UserError
 from cflow_cli.report import listing
-from cflow_cli.runs import slurm, sweeping, sweeps
+from cflow_cli.runs import launching, slurm, sweeping, sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["data.n=50", "data.n_test=null", "model.widths=[8]", "processes=[discrete]"]
@@ -32,8 +35,7 @@ HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 
 def planned(*overrides):
     with composing.hydra_session() as hydra:
-        cfg = composing.composed(hydra, overrides, multirun=True)
-        return sweeping._plan_jobs(hydra, cfg, None)
+        return sweeping.plan(hydra, overrides, None, JUDGE)[1:]
 
 
 # --- planning --------------------------------------------------------------------------------------
@@ -55,17 +57,121 @@ def test_an_experiment_brings_its_axes():
     assert composing.compose(["experiment=quick"]).model.widths == [16]
 
 
-def test_each_value_of_a_sweep_is_checked_before_anything_is_written(monkeypatch):
-    checked = []
-    check = checking.check
-    for module in (composing, sweeping):
-        monkeypatch.setattr(module, "check", lambda cfg: checked.append((cfg.lr, cfg.seed)) or check(cfg))
-    planned("lr=0.1,0.2,0.3", "seed=range(50)")
-    assert {lr for lr, _ in checked} == {0.1, 0.2, 0.3} and {seed for _, seed in checked} == set(range(50))
-    assert len(checked) == 52
-    for bad, words in (("lr=0.1,-1", "got -1"), ("steps=9,x", "got 'x'"), ("eigs.every=1,0.5", "eigs.every")):
-        with pytest.raises(UserError, match=words):
-            planned("seed=range(50)", bad)
+def test_each_cell_of_a_sweep_is_checked_before_anything_is_written(monkeypatch):
+    checked, composed = [], []
+    check, compose = checking.check, composing.composed
+    monkeypatch.setattr(
+        launching,
+        "check",
+        lambda cfg: checked.append((cfg.lr, cfg.seed, cfg.optimizer.get("b2"))) or check(cfg),
+    )
+    monkeypatch.setattr(
+        composing, "composed", lambda *args, **kw: composed.append(args) or compose(*args, **kw)
+    )
+    planned("lr=0.1,0.2,0.3", "seed=range(4)", "optimizer=adam,nadam")
+    assert sorted(checked) == sorted([(lr, seed, 0.999) for lr in (0.1, 0.2, 0.3) for seed in range(4)] * 2)
+    assert len(composed) == 3  # the whole, and each choice of groups
+    for bad, words in (
+        (["lr=0.1,-1"], "got -1"),
+        (["steps=9,x"], "got 'x'"),
+        (["eigs.every=1,0.5"], "eigs.every"),
+        (["steps=100,3", "warm_start=0,50"], "warm_start must be a whole number from 0 to 3, got 50"),
+        (
+            ["processes=[discrete,central],[discrete]", "objective=loss_error.central"],
+            "objective=loss_error.central",
+        ),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            planned("seed=range(5)", *bad)
+
+
+def test_rates_relative_to_each_optimizers_own(monkeypatch):
+    rates = set()
+    monkeypatch.setattr(
+        launching,
+        "check",
+        lambda cfg: rates.add((cfg.optimizer["_target_"], cfg.lr_factor)) or checking.check(cfg),
+    )
+    planned("optimizer=gd,adam", "lr_factor=0.5,3")
+    assert rates == {(name, factor) for name in ("optax.sgd", "optax.adam") for factor in (0.5, 3)}
+    for overrides, lr in (
+        (["optimizer=adam"], 0.015),
+        (["lr=0.1"], 0.3),  # not 0.30000000000000004
+        (["optimizer=rmsprop", "schedule=cosine"], 0.003),
+    ):
+        cfg = composing.compose([*overrides, "lr_factor=3"])
+        rate = cfg.optimizer.learning_rate
+        assert cfg.lr == lr == (rate if isinstance(rate, float) else rate.init_value)
+
+
+def test_a_dry_run_shows_the_config_of_every_run_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    show = ["run", "hydra.mode=MULTIRUN", "--cfg", "job", "--package", "optimizer", "--resolve"]
+    assert main([*show, "optimizer=gd,adam", "lr_factor=0.5,2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# sweep of 4 runs: lr_factor = 0.5, 2; optimizer = gd, adam\n")
+    assert "--- # run 2 of 4, in 1/: optimizer=gd lr_factor=2\n" in shown
+    assert [node["learning_rate"] for node in yaml.safe_load_all(shown)] == [0.1, 0.4, 0.0025, 0.01]
+    assert main(["run", "--info", "searchpath"]) == 0
+    assert str(tree.conf_dir()) in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_says_which_one_of_the_sweep_it_is(tmp_path):
+    def ended(seconds):
+        return {"status": "done", "finished": moment(seconds)}
+
+    folder = a_sweep(tmp_path / "grid", [ended(700), ended(300), ended(100), None, None], started=moment(600))
+    # Two have ended in the ten minutes since the launch; the first is of before.
+    sweep = sweeps.read(folder)
+    assert sweeps.headline(sweep, "3", []) == "run 4 of 5 · seed=3 · about 15 min left"
+    content = sweep.content | {"axes": {}, "jobs": None, "overrides": ["steps=9", "lr=interval(0,1)"]}
+    content["launches"] = [sweep.launches[0] | {"jobs": []}]
+    chosen = sweeps.headline(sweeps.Sweep(folder, content), "3", ["lr=0.25", "steps=9"], 12)
+    assert chosen == "run 4 of 12 · lr=0.25 · about 50 min left"
+    first = a_sweep(tmp_path / "new", [None, None])
+    assert sweeps.headline(sweeps.read(first), "0", []) == "run 1 of 2 · seed=0"
+
+
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # Optuna 2, which the sweeper needs, uses what its libraries are giving up
+def test_optuna_is_given_the_objective(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    monkeypatch.chdir(tmp_path)
+    optuna = ["run", "-m", "hydra/sweeper=optuna", *TINY, "steps=3"]
+    for bad, words in (
+        ([], "objective=loss_error.central"),
+        (["objective=final_los"], "did you mean final_loss?"),
+        (["objective=optimizer"], "no column of numbers"),
+        (["objective=final_loss", "lr=interval(-1,1)"], "got -1"),
+        (["objective=final_loss", "hydra.sweeper.direction=[minimize,minimize]"], "one objective"),
+    ):
+        assert main([*optuna, *bad]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and words in shown.err
+    assert list(tmp_path.iterdir()) == []
+    # Of the two runs one has no value: it must be the worst, also where more is better.
+    runs = {}
+
+    def ran(cfg):
+        folder = Path(f"sweep/{len(runs)}")
+        runs[folder] = cfg.lr
+        return launching.RunResult(folder, "done" if cfg.lr < 1 else "failed")
+
+    monkeypatch.setattr(launching, "_run_cell", ran)
+    monkeypatch.setattr(
+        starting, "JUDGE", launching.Judge(JUDGE.column, lambda folder, column: 2 * runs[folder])
+    )
+    search = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"]
+    assert main([*optuna, *search, "objective=final.loss", "lr=0.05,7", "hydra.sweep.dir=sweep"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        sorted(runs.values()) == [0.05, 7] and "final.loss: no value" in shown and "final.loss: 0.1" in shown
+    )
+    best = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    assert best == {"name": "optuna", "best_params": {"lr": 0.05}, "best_value": 0.1}
+    assert "best: lr=0.05 with 0.1, from sweep" in shown
 
 
 @pytest.mark.parametrize("launcher", sorted(tree.groups()["launcher"]))

@@ -108,7 +108,7 @@ def _overrides(words: Sequence[str], current: str, _: str) -> list[str]:
     if equals:
         found = _values(key, value, groups, words, config_dir)
         return [f"{key}={item}" for item in found]
-    options = ("--multirun ", "--config-dir ", "--cfg ", "--resolve ", "--package ", "--help ")
+    options = ("--multirun ", "--config-dir ", "--cfg ", "--resolve ", "--package ", "--info ", "--help ")
     if current.startswith("-"):
         return _fitting(current, options)
     keys = tree.override_keys(_chosen(words, groups), config_dir)

@@ -8,7 +8,7 @@ from pathlib import Path
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.commands.run import conclude, conclude_sweep
 from cflow_cli.config.settings import CHANGEABLE
-from cflow_cli.report.ending import describe
+from cflow_cli.runs.sweeps import is_sweep
 
 
 def parser() -> Parser:
@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     folder = args.folder.expanduser()
     # Hydra takes half a second to load, for which help must not wait.
-    from cflow_cli.runs import launching, sweeping, sweeps
+    from cflow_cli.commands import starting
 
-    if sweeps.is_sweep(folder):
-        return conclude_sweep(sweeping.resume(folder, args.overrides, describe))
-    return conclude(launching.resume(folder, args.overrides, describe))
+    if is_sweep(folder):
+        return conclude_sweep(starting.resume_sweep(folder, args.overrides))
+    return conclude(starting.resume(folder, args.overrides))

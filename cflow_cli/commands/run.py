@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+import math
+import re
 import shutil
 import sys
 import textwrap
@@ -15,7 +16,6 @@ from cflow_cli.commands.parsing import Parser
 from cflow_cli.config import tree
 from cflow_cli.config.settings import SETTINGS
 from cflow_cli.errors import EXIT_FAILED, UserError
-from cflow_cli.report.ending import describe
 from cflow_cli.runs import sweeps
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ examples:
   cflow run lr=0.2 schedule=cosine steps=1000
   cflow run 'processes=[discrete,central]' processes.central.substeps=4
   cflow run -m lr=0.02,0.05,0.1 seed=0,1,2
+  cflow run -m optimizer=gd,rmsprop,adam lr_factor=0.5,1,2
   cflow run -m launcher=slurm launcher.partition=gpu optimizer=gd,rmsprop 'seed=range(5)'
   cflow run -m experiment=rates
   cflow run --config-dir my_configs model=mine
@@ -51,6 +52,9 @@ _ELSEWHERE = {
 }
 
 
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``cflow run``; the exit status is 0, 1 for a run that failed, 130 for one that was interrupted.
 
@@ -67,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--info", nargs="?", const="all", choices=_INFO)
     args = parser.parse_intermixed_args(argv)
     config_dir = None if args.config_dir is None else args.config_dir.expanduser()
     if args.help:
@@ -74,31 +79,16 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if args.cfg is None and (args.resolve or args.package):
         raise UserError("--resolve and --package need --cfg: cflow run --cfg job --resolve")
-    if args.cfg is not None:
-        if args.multirun:
-            raise UserError("--cfg shows the config of one run; leave out -m and give one value of each key")
-        return _show_config(args, config_dir)
+    args.multirun |= any(re.fullmatch(r"[+]*hydra\.mode=MULTIRUN", text) for text in args.overrides)
     # Hydra takes half a second to load, for which help must not wait.
-    from cflow_cli.runs import launching, sweeping
+    from cflow_cli.commands import starting
 
+    if args.cfg is not None or args.info is not None:
+        starting.show(args, config_dir)
+        return 0
     if args.multirun:
-        return conclude_sweep(sweeping.launch(args.overrides, config_dir, describe))
-    return conclude(launching.launch(args.overrides, config_dir, describe))
-
-
-def _show_config(args: argparse.Namespace, config_dir: Path | None) -> int:
-    from cflow_cli.config import composing
-
-    with composing.hydra_session(config_dir) as hydra:
-        composing.composed(hydra, args.overrides, config_dir)
-        hydra.show_cfg(
-            config_name=tree.PRIMARY,
-            overrides=composing.for_hydra(args.overrides),
-            cfg_type=args.cfg,
-            package=args.package,
-            resolve=args.resolve,
-        )
-    return 0
+        return conclude_sweep(starting.sweep(args.overrides, config_dir))
+    return conclude(starting.run(args.overrides, config_dir))
 
 
 def _run_help(config_dir: Path | None) -> str:
@@ -121,8 +111,9 @@ def _run_help(config_dir: Path | None) -> str:
     options = [
         _entry("-m, --multirun", "run every combination of comma-separated values", width),
         _entry("--config-dir DIR", "a folder of your own configs: DIR/model/mine.yaml is model=mine", width),
-        _entry("--cfg job|hydra|all", "print the config instead of running it", width),
+        _entry("--cfg job|hydra|all", "print the config instead of running it; with -m of every run", width),
         _entry("--resolve, --package P", "with --cfg: interpolations resolved; only the node P", width),
+        _entry("--info [WHAT]", f"what Hydra makes of the command: {', '.join(_INFO)}", width),
     ]
     return "\n".join(
         [
@@ -171,6 +162,7 @@ def conclude_sweep(result: SweepResult | None) -> int:
         return 0
     _print_summary(result.folder)
     print(f"folder: {result.folder}")
+    _print_best(result.folder)
     found = sweeps.cells(result.folder)
     unfinished = [cell for cell in found if cell.status in sweeps.UNFINISHED]
     if unfinished:
@@ -180,6 +172,19 @@ def conclude_sweep(result: SweepResult | None) -> int:
             file=sys.stderr,
         )
     return result.exit_code or (EXIT_FAILED if unfinished else 0)
+
+
+def _print_best(folder: Path) -> None:
+    """The best point that Optuna found, which it leaves in a file beside the runs."""
+    path = folder / "optimization_results.yaml"
+    found = tree.read_yaml(path) if path.exists() else {}
+    if "best_value" not in found:
+        return
+    if math.isinf(found["best_value"]):
+        print("best: none, because no run has a value of its objective")
+    else:
+        point = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
+        print(f"best: {point} with {found['best_value']:.6g}, from {path}")
 
 
 def _print_summary(folder: Path) -> None:

@@ -70,7 +70,8 @@ def build(node: Any, where: str, **arguments: Any) -> Any:
     where
         The node's name, for the message.
     arguments
-        Passed to the target as they are.
+        Passed to the target as they are. Without any, a node with ``_partial_: true`` gives a function that is still to
+        be called.
 
     Raises
     ------
@@ -88,11 +89,14 @@ def build(node: Any, where: str, **arguments: Any) -> Any:
             raise cause from None
         raise UserError(f"{where}: {' '.join(str(cause or error).split())}") from error
     try:
-        return target(**arguments)
+        # What a node wants in part (a loss that is a plain function) stays a function.
+        return target if node.get("_partial_") and not arguments else target(**arguments)
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
-            raise UserError(f"{where}: {error}") from error
+            missing = "required positional argument" in str(error)
+            hint = "; for the function itself, as a loss is one, add _partial_: true to its config" * missing
+            raise UserError(f"{where}: {error}{hint}") from error
         raise UserError(
             f"unknown key {where + '.' + unknown[1]!r}: {node['_target_']} does not take it"
         ) from error

@@ -32,14 +32,15 @@ from cflow_cli.config.tree import (
 from cflow_cli.config.values import format_value
 from cflow_cli.errors import UserError, did_you_mean
 
-# Hydra's name of a launcher -> the extra of ours that brings it.
-LAUNCHER_EXTRAS = {
+# Hydra's name of a launcher or sweeper -> the extra of ours that brings it.
+EXTRAS = {
     "joblib": "joblib",
     "ray": "ray",
     "cflow_local": "slurm",
     "cflow_slurm": "slurm",
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
+    "optuna": "optuna",
 }
 _MAX_LABEL = 80
 
@@ -121,7 +122,15 @@ def composed(
         raise UserError(_from_hydra(error)) from error
     if not multirun:
         check(without_hydra(cfg))
+        scale_rate(cfg)
     return cfg
+
+
+def scale_rate(cfg: DictConfig) -> None:
+    """Multiply ``lr`` by ``lr_factor``, once: what is run and recorded has the resulting rate as its ``lr``."""
+    if cfg.lr_factor != 1:
+        # To 15 digits, so that 3 times 0.1 is 0.3 in names and tables.
+        cfg.lr = float(f"{cfg.lr * cfg.lr_factor:.15g}")
 
 
 def _from_hydra(error: Exception) -> str:
@@ -129,10 +138,10 @@ def _from_hydra(error: Exception) -> str:
     text = " ".join(" ".join(str(e) for e in (error, error.__cause__) if e is not None).split())
     pattern = r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.*?) Config search"
     missing = re.search(pattern, text)
-    if missing and missing[1] == "hydra/launcher" and missing[2] in LAUNCHER_EXTRAS:
+    if missing and missing[1] in ("hydra/launcher", "hydra/sweeper") and missing[2] in EXTRAS:
         return (
-            f"the launcher {missing[2].removeprefix('cflow_')} is not installed; "
-            f"pip install 'cflow-cli[{LAUNCHER_EXTRAS[missing[2]]}]' brings it"
+            f"the {missing[1].removeprefix('hydra/')} {missing[2].removeprefix('cflow_')} is not installed; "
+            f"pip install 'cflow-cli[{EXTRAS[missing[2]]}]' brings it"
         )
     pattern = r"hydra\.(launcher\.\S+?)=(\S+) Value .* could not be converted to (\w+)"
     mistyped = re.search(pattern, text)

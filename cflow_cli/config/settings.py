@@ -40,6 +40,7 @@ CHANGEABLE = (
     "tags",
     "notes",
     "logger",
+    "objective",
 )
 
 _TIME = r"(\d+(?:\.\d+)?) ?(s|min|h)"
@@ -118,6 +119,11 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value))
 
 
+def _name(value: Any) -> str:
+    require(isinstance(value, str) and bool(value))
+    return str(value)
+
+
 def _folder(value: Any) -> Path:
     return Path(str(value)).expanduser()
 
@@ -193,6 +199,13 @@ class Settings:
             hint="; for a schedule add schedule=cosine, say",
         )
     )
+    lr_factor: float = field(
+        metadata=_setting(
+            "lr is multiplied by it: lr_factor=0.5,1,2 are rates around each optimizer's own",
+            "a positive number",
+            positive,
+        )
+    )
     steps: int = field(metadata=_setting("optimizer steps", "a whole number of at least 1", whole_from(1)))
     seed: int = field(
         metadata=_setting(
@@ -251,6 +264,13 @@ class Settings:
     )
     notes: str | None = field(
         metadata=_setting("a sentence on what the run is for", "text, or null", unless(None, str))
+    )
+    objective: str | None = field(
+        metadata=_setting(
+            "column of the report that the run returns to a sweeper such as Optuna's",
+            "a column of the report, or null",
+            unless(None, _name),
+        )
     )
     checkpoint: CheckpointSettings = field(metadata={"node": CheckpointSettings})
     init: InitSettings = field(metadata={"node": InitSettings})

@@ -46,6 +46,25 @@ class Choice:
     keys: dict[str, Any]
 
 
+def read_yaml(path: Path) -> Any:
+    """What a file of YAML holds.
+
+    Raises
+    ------
+    UserError
+        If it is not readable YAML.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, yaml.load(text, _Loader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+
+
 def read_choice(path: Path, group: str) -> Choice:
     """Read one file of a config group without Hydra.
 
@@ -54,11 +73,7 @@ def read_choice(path: Path, group: str) -> Choice:
     UserError
         If it is not readable YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    text, content = _read(path)
     package, summary = group.replace("/", "."), ""
     for line in text.splitlines():
         comment = line.removeprefix("#").strip()

@@ -153,9 +153,8 @@ class Simulation:
         if self.options.warm_start is not None:
             return self.options.warm_start
         least = _ADAPTIVE_WARM_START if self.optimizer.adaptive and not self.takes_over else 0
-        if least > self.options.steps:
-            raise UserError(f"warm_start must lie between 0 and steps={self.options.steps}, got {least}")
-        return least
+        # A shorter run has no flow; continued with more steps, it has those of a run that was never interrupted.
+        return min(least, self.options.steps)
 
     def _process(self, kind: Any, divisible: bool) -> Process[Any]:
         if kind.is_flow:

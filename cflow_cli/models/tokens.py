@@ -39,6 +39,6 @@ def vocabulary_of(data: Dataset, model: str) -> int:
     if data.task != "tokens" or data.vocabulary is None:
         raise UserError(
             f"model {model} works on sequences of tokens, but data {data.name} is a {data.task} task with "
-            f"inputs of shape {data.input_shape}: choose data=sorting or data=copying, or model=mlp"
+            f"inputs of shape {data.input_shape}: choose data=sorting, data=copying or data=text, or model=mlp"
         )
     return data.vocabulary

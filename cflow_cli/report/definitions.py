@@ -373,12 +373,13 @@ QUANTITIES: tuple[Quantity, ...] = (
 
 def own_columns(run: Run) -> dict[str, records.Column]:
     """Numeric columns that a run measured beyond ``records.METRICS``, with meaning and unit from its files."""
-    known = {column.name for column in records.METRICS}
-    return {
-        name: column
-        for name, column in run.columns.items()
-        if name not in known and column.type.startswith(("int", "uint", "float"))
-    }
+    return {name: column for name, column in run.columns.items() if is_own(column)}
+
+
+def is_own(column: records.Column) -> bool:
+    """Whether a column holds numbers that only some runs measure."""
+    known = {usual.name for usual in records.METRICS}
+    return column.name not in known and column.type.startswith(("int", "uint", "float"))
 
 
 def own_quantity(column: records.Column) -> Quantity:

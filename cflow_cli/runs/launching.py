@@ -2,30 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging.config
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
 from cflow_cli.errors import UserError, one_sentence, wants_traceback
-from cflow_cli.runs import resuming
+from cflow_cli.runs import resuming, sweeps
 from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
 from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import RunWriter, read_run
 
 
-def launch(
-    overrides: Sequence[str], config_dir: Path | None = None, describe: Describe | None = None
-) -> RunResult:
+@dataclass(frozen=True)
+class Reporter:
+    """What the report makes of a run, of which this room knows nothing: functions of modules, which reach workers.
+
+    Parameters
+    ----------
+    column
+        (objective, processes, measurements) -> name of a column; UserError if these have none of that name.
+    value
+        (folder, column) -> its value; None for a run that failed, diverged or has none.
+    describe
+        Makes what the loggers are given at the end; see :func:`cflow_cli.runs.run.execute`.
+    """
+
+    column: Callable[[str, Sequence[Any], Sequence[Any]], str]
+    value: Callable[[Path, str], float | None]
+    describe: Describe
+
+    def check(self, cfg: DictConfig) -> None:
+        """Check a config, and that there is a column for its objective.
+
+        Raises
+        ------
+        UserError
+            If there is none.
+        """
+        checked = check(cfg)
+        if checked.settings.objective is not None:
+            self.column(checked.settings.objective, checked.processes, checked.measurements)
+
+    def objective(self, cfg: DictConfig, folder: Path) -> float | None:
+        """The objective of a run that has ended; None where it has no value."""
+        checked = check(cfg)
+        column = self.column(str(checked.settings.objective), checked.processes, checked.measurements)
+        return self.value(folder, column)
+
+
+def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter) -> RunResult:
     """Compose one run and run it; what ``cflow run`` does.
 
     Parameters
@@ -34,8 +73,8 @@ def launch(
         As on the command line.
     config_dir
         A folder of further configs.
-    describe
-        See :func:`cflow_cli.runs.run.execute`.
+    reporter
+        What the report makes of the run.
 
     Raises
     ------
@@ -46,6 +85,11 @@ def launch(
         cfg = composing.composed(hydra, overrides, config_dir)
         if any(text.startswith("launcher") for text in overrides):
             raise UserError("launcher= is for sweeps, which may be of one run: cflow run -m launcher=…")
+        if cfg.hydra.mode == RunMode.MULTIRUN:
+            raise UserError(
+                "the preset is for a sweep (hydra.mode=MULTIRUN): cflow run -m " + " ".join(overrides)
+            )
+        reporter.check(composing.without_hydra(cfg))
         HydraConfig.instance().set_config(cfg)
         folder = Path(cfg.hydra.run.dir)
         chosen = any(text.startswith("hydra.run.dir=") for text in overrides)
@@ -59,7 +103,7 @@ def launch(
             folder = fresh_folder(folder)
         result: RunResult = hydra.run(
             config_name=tree.PRIMARY,
-            task_function=lambda _: execute(prepared, folder, describe=describe),
+            task_function=lambda _: execute(prepared, folder, describe=reporter.describe),
             overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
         ).return_value
         return result
@@ -155,18 +199,37 @@ def run_into(
     return execute(prepared, folder, describe=describe)
 
 
-def sweep_job(cfg: DictConfig, describe: Describe | None = None) -> RunResult:
+def sweep_job(cfg: DictConfig, reporter: Reporter) -> RunResult | float:
     """One run of a sweep; what Hydra's launchers call, in this process or another.
 
     A failure is a status in the run's manifest and not an exception, so that the other runs continue and every
-    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process. For ``describe`` see
-    :func:`cflow_cli.runs.run.execute`.
+    launcher treats it alike. An interrupt ends the whole sweep where it runs in one process.
+
+    Returns
+    -------
+    RunResult or float
+        The number that is the run's objective, where it has one. A run without a value, because it failed or diverged,
+        say, has the worst: infinity, or minus infinity where the sweeper's direction is to maximise.
     """
     composing.register_resolvers()
+    result = _run_cell(cfg, reporter.describe)
+    if cfg.objective is None:
+        return result
+    value = reporter.objective(cfg, result.folder) if result.status == "done" else None
+    print(f"{cfg.objective}: " + ("no value" if value is None else f"{value:.6g}"), flush=True)
+    if value is not None:
+        return value
+    direction = HydraConfig.get().sweeper.get("direction")
+    return float("-inf" if "maximize" in str(direction) else "inf")
+
+
+def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        composing.scale_rate(cfg)
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
+        _say_which()
         result = execute(prepare(cfg), folder, describe=describe)
     except Exception as error:
         if wants_traceback():
@@ -185,6 +248,15 @@ def sweep_job(cfg: DictConfig, describe: Describe | None = None) -> RunResult:
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+def _say_which() -> None:
+    """Say which run of the sweep begins here, where the sweep's folder tells."""
+    hydra = HydraConfig.get()
+    with contextlib.suppress(UserError):
+        sweep = sweeps.read(Path(hydra.sweep.dir))
+        trials = hydra.sweeper.get("n_trials")
+        print(sweeps.headline(sweep, str(hydra.sweep.subdir), hydra.overrides.task, trials), flush=True)
 
 
 def fresh_folder(folder: Path) -> Path:

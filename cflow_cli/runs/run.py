@@ -82,7 +82,7 @@ class Prepared:
     choices
         Group -> choice, where known.
     warning
-        What a flow misses on this model, where it is not smooth.
+        What a flow misses on this model, where it is not smooth; that there is none, where the run is too short.
     loggers
         Name -> logger, not opened yet.
     """
@@ -185,7 +185,13 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
     tests = 0 if data.x_test is None else len(data.x_test)
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
     flows = any(process.is_flow for process in checked.processes)
-    warning = model.smoothness_warning if flows and isinstance(model, Model) else None
+    warnings = [model.smoothness_warning] if flows and isinstance(model, Model) else []
+    if flows and settings.warm_start is None and simulation.warm_start == settings.steps:
+        warnings.append(
+            f"no flow begins within {settings.steps} steps, because flows of this optimizer branch off later; "
+            "give more steps, or warm_start=0"
+        )
+    warning = "; ".join(filter(None, warnings)) or None
     return Prepared(
         cfg, settings, simulation, words, described, choices or choices_of(cfg), warning, checked.loggers
     )

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
@@ -27,11 +28,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cflow_cli import clock
 from cflow_cli.config import composing, tree
-from cflow_cli.config.checking import check
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
 from cflow_cli.runs import slurm
-from cflow_cli.runs.launching import fresh_folder, make_folder, quote_path, sweep_job
-from cflow_cli.runs.run import RunResult
+from cflow_cli.runs.launching import Reporter, fresh_folder, make_folder, quote_path, sweep_job
 from cflow_cli.runs.sweeps import (
     SLURM_LAUNCHERS,
     UNFINISHED,
@@ -43,10 +42,7 @@ from cflow_cli.runs.sweeps import (
     resume_command,
     write,
 )
-from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import manifests
-
-Task = Callable[[DictConfig], RunResult]
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,7 @@ class SweepResult:
     exit_code: int
 
 
-def launch(
-    overrides: Sequence[str], config_dir: Path | None = None, describe: Describe | None = None
-) -> SweepResult | None:
+def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter) -> SweepResult | None:
     """Run every cell of a sweep; what ``cflow run -m`` does.
 
     Parameters
@@ -68,8 +62,8 @@ def launch(
         As on the command line.
     config_dir
         A folder of further configs.
-    describe
-        See :func:`cflow_cli.runs.run.execute`; a function of a module, which reaches other processes by its name.
+    reporter
+        What the report makes of each run.
 
     Returns
     -------
@@ -82,20 +76,50 @@ def launch(
         If the request cannot be carried out; nothing is written then.
     """
     with composing.hydra_session(config_dir) as hydra:
-        return _launch(hydra, overrides, config_dir, partial(sweep_job, describe=describe))
+        return _launch(hydra, overrides, config_dir, reporter)
+
+
+def plan(
+    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
+) -> tuple[DictConfig, dict[str, list[str]], list[Job] | None]:
+    """Check a sweep and say what it consists of; nothing is written.
+
+    Parameters
+    ----------
+    hydra
+        Of a session.
+    overrides, config_dir, reporter
+        As of :func:`launch`.
+
+    Returns
+    -------
+    cfg, axes, jobs
+        Hydra's config of the whole, what is swept, and the cells; no jobs for a sweeper that chooses as it runs.
+
+    Raises
+    ------
+    UserError
+        About the first cell that cannot be run.
+    """
+    cfg = composing.composed(hydra, overrides, config_dir, multirun=True)
+    axes, points = _read_points(hydra, cfg)
+    _check_points(hydra, points, config_dir, reporter)
+    if not _is_basic(cfg):
+        _check_sweeper(cfg)
+        return cfg, {}, None
+    return cfg, axes, _number_jobs(hydra, cfg, points)
 
 
 def _launch(
-    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, task: Task
+    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
 ) -> SweepResult | None:
-    cfg = composing.composed(hydra, overrides, config_dir, multirun=True)
+    cfg, axes, jobs = plan(hydra, overrides, config_dir, reporter)
     _check_launcher(cfg)
-    axes, jobs = _plan_jobs(hydra, cfg, config_dir)
     folder = Path(cfg.hydra.sweep.dir)
     chosen = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     if chosen and is_sweep(folder):
         if jobs is not None and read(folder).jobs == jobs:
-            return _resume(folder, [text for text in overrides if _LAUNCHERS.match(text)], task)
+            return resume(folder, [text for text in overrides if _LAUNCHERS.match(text)], reporter)
         raise UserError(
             f"{folder} already holds another sweep; choose another folder with hydra.sweep.dir=…, "
             f"or continue the sweep that is there: {resume_command(folder)}"
@@ -116,13 +140,18 @@ def _launch(
     }
     write(folder, content)
     if jobs is not None:
-        swept = "; ".join(f"{key} = {', '.join(values)}" for key, values in axes.items())
-        print(f"sweep of {len(jobs)} run{'s' * (len(jobs) != 1)}{': ' * bool(swept)}{swept}")
+        print(describe(axes, jobs))
     print(f"folder {folder}", flush=True)
-    return _launch_jobs(hydra, folder, jobs, overrides, task)
+    return _launch_jobs(hydra, folder, jobs, overrides, reporter)
 
 
-def resume(folder: Path, overrides: Sequence[str], describe: Describe | None = None) -> SweepResult | None:
+def describe(axes: Mapping[str, Sequence[str]], jobs: Sequence[Job]) -> str:
+    """A sweep in one line: ``sweep of 4 runs: lr = 0.1, 0.2; seed = 0, 1``."""
+    swept = "; ".join(f"{key} = {', '.join(values)}" for key, values in axes.items())
+    return f"sweep of {len(jobs)} run{'s' * (len(jobs) != 1)}{': ' * bool(swept)}{swept}"
+
+
+def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepResult | None:
     """What ``cflow resume SWEEP`` does: launch the cells that did not finish, the same way as before.
 
     Parameters
@@ -131,8 +160,8 @@ def resume(folder: Path, overrides: Sequence[str], describe: Describe | None = N
         The sweep's folder.
     overrides
         Of the launcher only: ``launcher=slurm launcher.timeout_min=600``.
-    describe
-        See :func:`launch`.
+    reporter
+        What the report makes of each run.
 
     Returns
     -------
@@ -144,10 +173,6 @@ def resume(folder: Path, overrides: Sequence[str], describe: Describe | None = N
     UserError
         If there is nothing that can be resumed in this way.
     """
-    return _resume(folder, overrides, partial(sweep_job, describe=describe))
-
-
-def _resume(folder: Path, overrides: Sequence[str], task: Task) -> SweepResult | None:
     sweep = read(folder)
     if sweep.content["jobs"] is None:
         raise UserError(
@@ -182,7 +207,7 @@ def _resume(folder: Path, overrides: Sequence[str], task: Task) -> SweepResult |
     here = contextlib.chdir(directory if directory.is_dir() else Path.cwd())
     with here, composing.hydra_session(config_dir) as hydra:
         _check_launcher(composing.composed(hydra, everything, config_dir, multirun=True))
-        return _launch_jobs(hydra, folder, jobs, everything, task)
+        return _launch_jobs(hydra, folder, jobs, everything, reporter)
 
 
 # Overrides that say where jobs run, not what they compute.
@@ -197,22 +222,56 @@ def _check_launcher(cfg: DictConfig) -> None:
         )
 
 
-def _plan_jobs(
-    hydra: Any, cfg: DictConfig, config_dir: Path | None
-) -> tuple[dict[str, list[str]], list[Job] | None]:
-    """Axes and cells of a sweep, each of its values checked; None for a sweeper that chooses as it runs."""
-    if not str(cfg.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
-        return {}, None
+def _is_basic(cfg: DictConfig) -> bool:
+    """Whether Hydra's own sweeper, which runs every combination, is chosen."""
+    return str(cfg.hydra.sweeper["_target_"]).endswith(".BasicSweeper")
+
+
+def _check_sweeper(cfg: DictConfig) -> None:
+    """Check what a sweeper needs that chooses one point after the other."""
+    sweeper = f"hydra/sweeper={cfg.hydra.runtime.choices.get('hydra/sweeper')}"
+    if cfg.objective is None:
+        raise UserError(
+            f"{sweeper} needs a number to improve: objective=loss_error.central, or any other column of cflow report"
+        )
+    if OmegaConf.is_list(cfg.hydra.sweeper.get("direction")):
+        raise UserError(f"{sweeper}: a run has one objective, so hydra.sweeper.direction must be one word")
+
+
+def _read_points(hydra: Any, cfg: DictConfig) -> tuple[dict[str, list[str]], list[list[str]]]:
+    """Axes of a sweep and the points on them.
+
+    Of a sweeper that chooses as it runs, points on which every value and both ends of every interval are.
+    """
     task = [text for text in cfg.hydra.overrides.task if not _LAUNCHERS.match(text)]
     task = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()] + task
     try:
         parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(task)
-        (points,) = BasicSweeper.split_arguments(parsed, None)
+        if _is_basic(cfg):
+            (points,) = BasicSweeper.split_arguments(parsed, None)
+        else:
+            values = [_values_of(override) for override in parsed]
+            longest = max(map(len, values), default=1)
+            points = [[each[min(place, len(each) - 1)] for each in values] for place in range(longest)]
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     axes = {key: list(dict.fromkeys(_value_of(point, key) for point in points)) for key in sorted(swept)}
-    _check_values(hydra, points, config_dir)
+    return axes, points
+
+
+def _values_of(override: Override) -> list[str]:
+    """What an override may become: every value of a choice or range, both ends of an interval."""
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    if override.is_sweep_override():
+        return [f"{key}={text}" for text in override.sweep_string_iterator()]
+    return [str(override.input_line)]
+
+
+def _number_jobs(hydra: Any, cfg: DictConfig, points: Sequence[Sequence[str]]) -> list[Job]:
+    """The cells with their folders."""
     folders = [str(number) for number in range(len(points))]
     if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] != "${hydra.job.num}":  # type: ignore[call-overload,index]
         for number, point in enumerate(points):
@@ -223,20 +282,20 @@ def _plan_jobs(
             folders[number] = str(job_cfg.hydra.sweep.subdir)
         if len(set(folders)) < len(folders):
             raise UserError("hydra.sweep.subdir gives several runs the same folder; leave it out")
-    jobs = [Job(number, tuple(point), folders[number]) for number, point in enumerate(points)]
-    return axes, jobs
+    return [Job(number, tuple(point), folders[number]) for number, point in enumerate(points)]
 
 
-def _check_values(hydra: Any, points: Sequence[Sequence[str]], config_dir: Path | None) -> None:
-    """Check every value of a sweep once: not the whole grid, and Hydra composes once per choice of groups."""
+def _check_points(
+    hydra: Any, points: Sequence[Sequence[str]], config_dir: Path | None, reporter: Reporter
+) -> None:
+    """Check every cell, for values may be right one by one and wrong together.
+
+    Hydra composes, which is slow, once per choice of groups.
+    """
     parser = OverridesParser.create()
     known_groups = tree.groups(config_dir)
-    seen: set[str] = set()
     composed: dict[tuple[str, ...], DictConfig] = {}
     for point in points:
-        if seen.issuperset(point):
-            continue
-        seen.update(point)
         plain = [
             text
             for text in point
@@ -244,15 +303,15 @@ def _check_values(hydra: Any, points: Sequence[Sequence[str]], config_dir: Path 
         ]
         choices = tuple(text for text in point if text not in plain)
         if choices not in composed:
-            composed[choices] = composing.without_hydra(composing.composed(hydra, point, config_dir))
-            continue
-        cfg = composed[choices].copy()
-        try:
-            for override in parser.parse_overrides(plain):
-                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
-        except OmegaConfBaseException:
-            composing.composed(hydra, point, config_dir)  # says it in a sentence
-        check(cfg)
+            cfg = composed[choices] = composing.without_hydra(composing.composed(hydra, point, config_dir))
+        else:
+            cfg = composed[choices].copy()
+            try:
+                for override in parser.parse_overrides(plain):
+                    OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            except OmegaConfBaseException:
+                composing.composed(hydra, point, config_dir)  # says it in a sentence
+        reporter.check(cfg)
 
 
 def _value_of(point: Sequence[str], key: str) -> str:
@@ -260,7 +319,7 @@ def _value_of(point: Sequence[str], key: str) -> str:
 
 
 def _launch_jobs(
-    hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str], task: Task
+    hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str], reporter: Reporter
 ) -> SweepResult:
     """Run cells through Hydra's launcher; how they ended is asked of the runs themselves."""
     master = [*composing.for_hydra(overrides), "hydra.mode=MULTIRUN", f"hydra.sweep.dir={quote_path(folder)}"]
@@ -278,13 +337,13 @@ def _launch_jobs(
     }
     content = read(folder).content
     write(folder, {**content, "launches": [*content["launches"], entry]})
-    status = 0
+    status, run_one = 0, partial(sweep_job, reporter=reporter)
     try:
         if jobs is None:
-            hydra.multirun(config_name=tree.PRIMARY, task_function=task, overrides=master)
+            hydra.multirun(config_name=tree.PRIMARY, task_function=run_one, overrides=master)
         else:
             selection = [text for text in overrides if text.startswith("launcher=")]
-            _pass_to_launcher(hydra, cfg, jobs, selection, task)
+            _pass_to_launcher(hydra, cfg, run_one, jobs, selection)
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
         cancel = read(folder).launches[-1]["cancel"]
@@ -313,14 +372,14 @@ def _launcher_name(launcher: Any) -> str:
 
 
 def _pass_to_launcher(
-    hydra: Any, cfg: DictConfig, jobs: Sequence[Job], selection: Sequence[str], task: Task
+    hydra: Any, cfg: DictConfig, run_one: Callable[[Any], Any], jobs: Sequence[Job], selection: Sequence[str]
 ) -> None:
     """What Hydra's basic sweeper does, for any subset of the cells, each in the folder that is its own."""
     callbacks = Callbacks(cfg)
     callbacks.on_multirun_start(config=cfg, config_name=tree.PRIMARY)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-        task_function=task,
+        task_function=run_one,
         config=cfg,
     )
     size = cfg.hydra.sweeper.max_batch_size or len(jobs)

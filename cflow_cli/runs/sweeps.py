@@ -266,6 +266,45 @@ def _quiet_seconds(written: Iterable[dict[str, Any]]) -> float:
 # --- telling --------------------------------------------------------------------------------------
 
 
+def headline(sweep: Sweep, folder: str, overrides: Sequence[str], trials: int | None = None) -> str:
+    """What a run of a sweep says first: ``run 3 of 9 · lr=0.1 seed=2 · about 4 min left``.
+
+    Parameters
+    ----------
+    sweep
+        As read when the run begins.
+    folder
+        The run's folder, within the sweep's.
+    overrides
+        The run's.
+    trials
+        Runs that there will be, where a sweeper chooses them as it goes.
+    """
+    job = next((job for job in sweep.jobs if job.folder == folder), None)
+    if sweep.content["jobs"] is None:
+        number, total = int(folder) + 1 if folder.isdigit() else None, trials
+        point = " ".join(text for text in overrides if text not in sweep.content["overrides"])
+    else:
+        number, total = None if job is None else job.number + 1, len(sweep.jobs)
+        point = "" if job is None else sweep.point(job)
+    which = f"run {'' if number is None else number}" + (f" of {total}" if total else "")
+    left = None if total is None else _seconds_left(sweep, total)
+    parts = [which, point, "" if left is None else f"about {clock.duration(left)} left"]
+    return " · ".join(filter(None, parts))
+
+
+def _seconds_left(sweep: Sweep, total: int) -> float | None:
+    """Time until the last run ends, if runs go on ending as since the newest launch; None before the first has."""
+    launch = sweep.launches[-1]
+    numbers = launch["jobs"] or range(total)
+    folders = {job.number: sweep.folder / job.folder for job in sweep.jobs if job.number in numbers}
+    ended = 0
+    for folder in folders.values():
+        manifest = _read_manifest(folder) or {}
+        ended += str(manifest.get("finished") or "") >= launch["started"]
+    return clock.seconds_since(launch["started"]) / ended * (len(numbers) - ended) if ended else None
+
+
 def count_statuses(found: Sequence[Cell]) -> str:
     """How many cells there are of each status, as ``3 done, 1 running``."""
     number = Counter(cell.status for cell in found)
