@@ -18,9 +18,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from cflow_cli.cli import main
-from cflow_cli.commands import completion, starting
+from cflow_cli.commands import completion
 from cflow_cli.commands.report import main as report
-from cflow_cli.commands.starting import JUDGE
+from cflow_cli.commands.starting import REPORTER
 from cflow_cli.config import checking, composing, tree
 from cflow_cli.errors import UserError
 from cflow_cli.report import listing
@@ -35,7 +35,7 @@ HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 
 def planned(*overrides):
     with composing.hydra_session() as hydra:
-        return sweeping.plan(hydra, overrides, None, JUDGE)[1:]
+        return sweeping.plan(hydra, overrides, None, REPORTER)[1:]
 
 
 # --- planning --------------------------------------------------------------------------------------
@@ -151,27 +151,37 @@ def test_optuna_is_given_the_objective(tmp_path, monkeypatch, capsys):
         shown = capsys.readouterr()
         assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and words in shown.err
     assert list(tmp_path.iterdir()) == []
-    # Of the two runs one has no value: it must be the worst, also where more is better.
-    runs = {}
-
-    def ran(cfg):
-        folder = Path(f"sweep/{len(runs)}")
-        runs[folder] = cfg.lr
-        return launching.RunResult(folder, "done" if cfg.lr < 1 else "failed")
-
-    monkeypatch.setattr(launching, "_run_cell", ran)
-    monkeypatch.setattr(
-        starting, "JUDGE", launching.Judge(JUDGE.column, lambda folder, column: 2 * runs[folder])
-    )
     search = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"]
-    assert main([*optuna, *search, "objective=final.loss", "lr=0.05,7", "hydra.sweep.dir=sweep"]) == 0
-    shown = capsys.readouterr().out
-    assert (
-        sorted(runs.values()) == [0.05, 7] and "final.loss: no value" in shown and "final.loss: 0.1" in shown
-    )
+    search += ["objective=final.loss", "lr=0.05,7", "hydra.sweep.dir=sweep"]
+    # Of the two runs one has no value: it must be the worst, also where more is better.
+    program = f"""
+from dataclasses import replace
+from pathlib import Path
+from cflow_cli.cli import main
+from cflow_cli.commands import starting
+from cflow_cli.runs import launching
+
+runs = {{}}
+
+def ran(cfg, describe):
+    folder = Path("sweep", str(len(runs)))
+    runs[folder] = cfg.lr
+    return launching.RunResult(folder, "done" if cfg.lr < 1 else "failed")
+
+launching._run_cell = ran
+starting.REPORTER = replace(starting.REPORTER, value=lambda folder, column: 2 * runs[folder])
+status = main({[*optuna, *search]})
+assert sorted(runs.values()) == [0.05, 7]
+raise SystemExit(status)
+"""
+    # Its own process, for Optuna sets up logging at its import; with the warnings of Optuna 2, which the sweeper needs.
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "final.loss: no value" in done.stdout and "final.loss: 0.1" in done.stdout
     best = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
     assert best == {"name": "optuna", "best_params": {"lr": 0.05}, "best_value": 0.1}
-    assert "best: lr=0.05 with 0.1, from sweep" in shown
+    assert "best: lr=0.05 with 0.1, from sweep" in done.stdout
 
 
 @pytest.mark.parametrize("launcher", sorted(tree.groups()["launcher"]))
