@@ -170,7 +170,7 @@ def index() -> str:
             return text
         # A link that shows a file's name shows the title of its page.
         text = _title(target) if text == target else text
-        return f"[{text}]({target.removeprefix('docs/')})"
+        return f"[{text}]({re.sub(r'ipynb$', 'md', target.removeprefix('docs/'))})"
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, readme)

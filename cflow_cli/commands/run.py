@@ -80,10 +80,13 @@ def main(argv: Sequence[str]) -> int:
     if args.cfg is None and (args.resolve or args.package):
         raise UserError("--resolve and --package need --cfg: cflow run --cfg job --resolve")
     args.multirun |= any(re.fullmatch(r"[+]*hydra\.mode=MULTIRUN", text) for text in args.overrides)
-    # Hydra takes half a second to load, for which help must not wait.
+    shows = args.cfg is not None or args.info is not None
+    if not shows:
+        print("starting: the config, then JAX", flush=True)
+    # Hydra takes half a second to load, for which neither help nor the first words must wait.
     from cflow_cli.commands import starting
 
-    if args.cfg is not None or args.info is not None:
+    if shows:
         starting.show(args, config_dir)
         return 0
     if args.multirun:
