@@ -51,7 +51,8 @@ def on_config(config):
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Put in the definitions of the report's columns."""
+    """Put in the definitions of the report's columns, and let links to notebooks lead to their pages."""
+    markdown = re.sub(r"\]\(([\w/]+)\.ipynb\)(?!\{download)", r"](\1.md)", markdown)
     return markdown.replace("<!-- quantities -->", quantities())
 
 
@@ -127,8 +128,6 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook with its outputs as Markdown, and its pictures by name."""
     exporter = MarkdownExporter(config=NbConfig({"ExtractOutputPreprocessor": {"enabled": True}}))
     text, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
-    # Links to other notebooks lead to their pages; a table keeps its own style.
-    text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
     title, _, rest = text.strip().partition("\n")
     download = f"[This page as a notebook]({path.name}){{download}}"
     return f"{title}\n\n{download}\n{rest}\n", resources["outputs"]
