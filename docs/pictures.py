@@ -19,9 +19,11 @@ import optax  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from cflow_cli import Problem  # noqa: E402
+from cflow_cli import Problem, simulate  # noqa: E402
 from cflow_cli.config import composing  # noqa: E402
 from cflow_cli.engine.simulation import Simulation  # noqa: E402
+from cflow_cli.measurements.coordinates import Coordinates  # noqa: E402
+from cflow_cli.measurements.stationary_preconditioner import StationaryPreconditioner  # noqa: E402
 from cflow_cli.optimizers.update_map import UpdateMap  # noqa: E402
 from cflow_cli.report import definitions, plot, style  # noqa: E402
 from cflow_cli.runs import run as runs  # noqa: E402
@@ -128,11 +130,11 @@ def valley() -> Figure:
 
 
 def default_run() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Metrics and eigenvalues of `cflow run kick=1e-3`."""
+    """Metrics and eigenvalues of `cflow run`."""
     from cflow_cli.storage import read_run
 
     with tempfile.TemporaryDirectory() as folder:
-        runs.run(composing.compose(["kick=1e-3"]), Path(folder) / "run")
+        runs.run(composing.compose([]), Path(folder) / "run")
         found = read_run(Path(folder) / "run")
         return found.metrics, found.eigenvalues
 
@@ -192,7 +194,6 @@ def stationary() -> Figure:
         processes=processes,
         measurements=measured,
         steps=400,
-        kick=1e-3,
     )
     rows = result.eigenvalues[result.eigenvalues["process"] == "central"]
     figure, axes = panels(2)

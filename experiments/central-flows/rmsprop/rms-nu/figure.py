@@ -3,7 +3,7 @@
 import numpy as np
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import arrival, flow, panels, raw
+from cflow_cli.figures.drawing import arrival, flow, panels, raw, trend
 from cflow_cli.figures.measuring import since
 from cflow_cli.report import definitions
 
@@ -41,7 +41,7 @@ def draw(rmsprop):
     for weight, upper, lower in zip(real.columns, axes[:SHOWN], axes[SHOWN:]):
         shown = since(real[weight], rmsprop.branch_point)
         raw(upper, shown)
-        mean(upper, shown, alpha=0.5, label="RMSProp (g²: smoothed)")
+        trend(upper, shown, alpha=0.5, label="RMSProp (g²: smoothed)")
         flow(upper, own[weight], linestyle=(0, (1, 1)), linewidth=0.9, label="central flow, its own g²")
         flow(upper, predicted[weight], label="central flow, ν and predicted g²")
         flow(lower, nu[weight], "midpoint", linewidth=3, alpha=0.5)
