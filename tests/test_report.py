@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from disk import reseal
 from rich.console import Console
 from scipy.signal import savgol_coeffs
 
@@ -650,6 +651,7 @@ def add_columns(run: Path, **columns: tuple[str, str, dict[str, Any]]) -> None:
         field = pa.field(name, pa.float64(), metadata={"unit": unit, "meaning": meaning})
         rows = rows.append_column(field, pa.array(values, pa.float64()))
     pq.write_table(rows, path)
+    reseal(run)
 
 
 def with_own_columns(folder: Path, **made: Any) -> Path:
@@ -673,6 +675,7 @@ def test_a_run_s_own_columns_are_read_with_meaning_and_unit(tmp_path: Path) -> N
     # A part without them, as of a run that was continued otherwise: missing there.
     fabricate(tmp_path / "other")
     shutil.copy(tmp_path / "other/metrics/part-00000.parquet", tmp_path / "run/metrics/part-00001.parquet")
+    reseal(tmp_path / "run")
     both = read_run(tmp_path / "run").metrics
     assert len(both) == 2 * len(run.metrics) and both["weight_norm"][len(run.metrics) :].isna().all()
     pd.testing.assert_series_equal(both["weight_norm"][: len(run.metrics)], run.metrics["weight_norm"])

@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from disk import reseal
 
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
@@ -130,14 +131,14 @@ def test_a_full_disk_costs_nothing_that_was_complete(
     writer.write(metrics(0, 5), eigenvalues(0, 5))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
 
-    real = files._sync
+    real = files.sync
 
     def full(path: Path) -> None:
         if stage in str(path.relative_to(tmp_path)) and path.name.endswith(".tmp"):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path)
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(UserError, match=r"the disk is full.*Free some space"):
         writer.write(metrics(5, 5), eigenvalues(5, 5))
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -184,6 +185,7 @@ def test_columns_an_older_version_did_not_write_are_not_measured(tmp_path: Path)
     writer.finish("done")
     part = tmp_path / "run/metrics/part-00000.parquet"
     pq.write_table(pq.read_table(part).drop_columns(["sigma_trace", "status"]), part)
+    reseal(tmp_path / "run")
     metrics = read_run(tmp_path / "run").metrics
     assert list(metrics) == [column.name for column in METRICS]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cflow_cli.config.tree import flatten
-from cflow_cli.errors import UserError
+from cflow_cli.errors import attempt
 from cflow_cli.records import Status
 from cflow_cli.report import definitions
 from cflow_cli.report.definitions import Quantity
@@ -101,15 +101,16 @@ def summarise_folder(folder: Path, name: str | None = None) -> Summary:
         How the report calls it; by default the folder's name.
     """
     name = name or folder.name
-    try:
-        run = read_run(folder)
-    except UserError as error:
-        return Summary(folder, {"run": name, "status": "unreadable"}, notes=(str(error),))
-    try:
-        return summarise(run, name)
-    except UserError as error:
-        values = {"run": name, **_identity(run), "status": "unreadable"}
-        return Summary(folder, values, notes=(str(error),), config=_settings(run), about=_about(run))
+    run, why = attempt(lambda: read_run(folder), folder)
+    known = None
+    if run is not None:
+        found, why = attempt(lambda: summarise(run, name), folder)
+        if found is not None:
+            return found
+        known, _ = attempt(lambda: (_identity(run), _settings(run), _about(run)), folder)
+    identity, settings, about = known or ({}, {}, {})
+    values = {"run": name, **identity, "status": "unreadable"}
+    return Summary(folder, values, notes=(why or "",), config=settings, about=about)
 
 
 def summarise(run: Run, name: str | None = None) -> Summary:
