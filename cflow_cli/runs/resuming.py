@@ -210,7 +210,9 @@ def is_done(folder: Path, cfg: DictConfig) -> bool:
             f"{folder} already holds a run with {changed[0]}; choose another folder with hydra.run.dir=…, "
             "or continue that run as it is: cflow resume " + str(folder)
         )
-    return run.status == "done" and run.manifest.get("step", 0) >= cfg.steps
+    ended = run.status == "done" and run.manifest.get("step", 0) >= cfg.steps
+    # Damaged rows are taken again, from a checkpoint of before.
+    return ended and not mending.part_faults(folder, parts.listed(run.manifest) or {})
 
 
 def _find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -127,6 +127,13 @@ def _knows(manifest: Mapping[str, Any], config: str) -> bool:
 
 def faults(folder: Path) -> list[str]:
     """What is damaged or missing in a run folder: a sentence for each file; none where all is what was written."""
+    found = _faults(folder)
+    # What a run that goes on has merged or removed while it was looked at is no fault.
+    again = _faults(folder) if found else []
+    return [fault for fault in found if fault in again]
+
+
+def _faults(folder: Path) -> list[str]:
     try:
         manifest = manifests.read(folder)
         listed = parts.listed(manifest)
@@ -139,16 +146,23 @@ def faults(folder: Path) -> list[str]:
         found.append(str(error))
     if listed is None:
         found.append(f"{folder / manifests.NAME} lists no parts, so nothing is known of the tables")
-    for name, part in (listed or {}).items():
-        try:
-            parts.check(folder, name, part)
-        except FileNotFoundError:
-            found.append(str(parts.damage(folder / name, "it is missing")))
-        except UserError as error:
-            found.append(str(error))
+    found += part_faults(folder, listed or {})
     for path in checkpoints.paths(folder):
         try:
             checkpoints.load(path)
         except UserError as error:
             found.append(str(error))
     return found
+
+
+def part_faults(folder: Path, found: Mapping[str, Part]) -> list[str]:
+    """The same of some Parquet parts alone."""
+    faults = []
+    for name, part in found.items():
+        try:
+            parts.check(folder, name, part)
+        except FileNotFoundError:
+            faults.append(str(parts.damage(folder / name, "it is missing")))
+        except UserError as error:
+            faults.append(str(error))
+    return faults

@@ -58,15 +58,16 @@ def listed(manifest: Mapping[str, Any]) -> dict[str, Part] | None:
     entries = manifest.get("parts")
     if entries is None:
         return None
-    try:
-        found = {name: Part(**entry) for name, entry in entries.items()}
-    except TypeError as error:
-        raise UserError(f"the manifest's list of parts is damaged: {error}") from error
-    for name, part in found.items():
-        if not re.fullmatch(rf"({'|'.join(TABLES)})/part-[\d-]+\.parquet", name) or not isinstance(
-            part.rows, int
-        ):
-            raise UserError(f"the manifest's list of parts is damaged: {name!r}")
+    found = {}
+    for name, entry in entries.items():
+        try:
+            part = Part(**entry)
+        except TypeError as error:
+            raise UserError(f"the manifest's entry of {name!r} is damaged: {error}") from error
+        numbers = type(part.bytes) is int and type(part.rows) is int and isinstance(part.sha256, str)
+        if not numbers or not re.fullmatch(rf"({'|'.join(TABLES)})/part-[\d-]+\.parquet", name):
+            raise UserError(f"the manifest's entry of {name!r} is damaged")
+        found[name] = part
     return found
 
 
