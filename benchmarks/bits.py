@@ -291,63 +291,69 @@ HARMS: dict[str, Callable[[Path, random.Random], None]] = {
 }
 
 
-def inflict(seed: int, kind: str, harm: str, first: int, count: int) -> Outcome:
-    """Harm files of one kind in one way.
+class Bits:
+    """A folder of files to be harmed, and what is told of it undisturbed.
 
     Parameters
     ----------
-    seed, kind, harm
-        Which; keys of :data:`FILES` and :data:`HARMS`.
-    first, count
-        Numbers of the faults.
+    work
+        An empty folder.
+    seed
+        Of all faults.
     """
-    out = Outcome(f"{kind}: {harm}")
-    work = Path(tempfile.mkdtemp(prefix="cflow-bits-"))
-    try:
-        make_tree(work / "whole")
-        shutil.copytree(work / "whole", work / "copy")
-        wanted = look(work / "copy")
-        states = _states(work)
+
+    def __init__(self, work: Path, seed: int) -> None:
+        self._whole, self._copy, self._seed = work / "whole", work / "copy", seed
+        make_tree(self._whole)
+        shutil.copytree(self._whole, self._copy)
+        self._wanted = look(self._copy)
+        self._states = self._find_states()
+
+    def _find_states(self) -> dict[int, Any]:
+        """What a run was at each of its checkpoints: newest first, each removed to see the one before."""
+        run, found = self._copy / "run", {}
+        for path in reversed(checkpoints.paths(run)):
+            state = going_on(run)[0]
+            found[state[1]] = state
+            path.unlink()
+        return found
+
+    def inflict(self, kind: str, harm: str, first: int, count: int) -> Outcome:
+        """Harm files of one kind in one way.
+
+        Parameters
+        ----------
+        kind, harm
+            Keys of :data:`FILES` and :data:`HARMS`.
+        first, count
+            Numbers of the faults.
+        """
+        out = Outcome(f"{kind}: {harm}")
+        harmed, pattern = FILES[kind]
         for number in range(first, first + count):
-            rng = random.Random(f"{seed}/{kind}/{harm}/{number}")
-            shutil.rmtree(work / "copy")
-            shutil.copytree(work / "whole", work / "copy")
-            harmed, pattern = FILES[kind]
-            path = rng.choice(sorted((work / "copy" / harmed).glob(pattern)))
-            HARMS[harm](path, rng)
+            rng = random.Random(f"{self._seed}/{kind}/{harm}/{number}")
+            shutil.rmtree(self._copy)
+            shutil.copytree(self._whole, self._copy)
+            HARMS[harm](rng.choice(sorted((self._copy / harmed).glob(pattern))), rng)
             try:
-                verdict, said = judge(look(work / "copy"), wanted, states, harmed)
+                verdict, said = judge(look(self._copy), self._wanted, self._states, harmed)
             except Exception as error:
                 verdict, said = f"ends in {type(error).__name__}: {error}", ""
-            out.count(verdict, said.replace(str(work / "copy"), "RUNS"), str(number))
-    finally:
-        shutil.rmtree(work)
-    return out
-
-
-def _states(work: Path) -> dict[int, Any]:
-    """What a run was at each of its checkpoints: newest first, each removed to see the one before."""
-    shutil.copytree(work / "whole", work / "states")
-    run, found = work / "states" / "run", {}
-    for path in reversed(checkpoints.paths(run)):
-        state = going_on(run)[0]
-        found[state[1]] = state
-        path.unlink()
-    return found
+            out.count(verdict, said.replace(str(self._copy), "RUNS"), str(number))
+        return out
 
 
 def outcomes(seed: int, flips: int, only: str | None = None, first: int = 0) -> Iterator[Outcome]:
     """Every kind of file and harm; other harms are fewer than flips, for there are not so many of them."""
-    for kind in FILES:
-        for harm in HARMS:
-            # Without sweep.json a folder is no sweep, and a run may have any number of checkpoints.
-            known = {
-                "a field of another type": ("manifest", "sweep"),
-                "removed": ("parquet", "config", "manifest"),
-            }
-            if only in (None, kind) and kind in known.get(harm, FILES):
-                fewer = {"removed": 40, "cut short": 4, "a field of another type": 4}.get(harm, 1)
-                yield inflict(seed, kind, harm, first, -(-flips // fewer))
+    # Without sweep.json a folder is no sweep, and a run may have any number of checkpoints.
+    known = {"a field of another type": ("manifest", "sweep"), "removed": ("parquet", "config", "manifest")}
+    with tempfile.TemporaryDirectory(prefix="cflow-bits-") as work:
+        bits = Bits(Path(work), seed)
+        for kind in FILES:
+            for harm in HARMS:
+                if only in (None, kind) and kind in known.get(harm, FILES):
+                    fewer = {"removed": 40, "cut short": 4, "a field of another type": 4}.get(harm, 1)
+                    yield bits.inflict(kind, harm, first, -(-flips // fewer))
 
 
 def main() -> int:
