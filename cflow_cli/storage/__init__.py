@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cflow_cli.storage.manifests import environment
     from cflow_cli.storage.mending import faults
-    from cflow_cli.storage.reader import Run, find_runs, read_run
+    from cflow_cli.storage.reader import Run, find_runs, read_config, read_run
     from cflow_cli.storage.writer import RunWriter
 
-__all__ = ["Run", "RunWriter", "environment", "faults", "find_runs", "read_run"]
+__all__ = ["Run", "RunWriter", "environment", "faults", "find_runs", "read_config", "read_run"]
 
 _MODULES = {
     "Run": "reader",
@@ -19,6 +19,7 @@ _MODULES = {
     "environment": "manifests",
     "faults": "mending",
     "find_runs": "reader",
+    "read_config": "reader",
     "read_run": "reader",
 }
 

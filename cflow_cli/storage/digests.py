@@ -31,11 +31,15 @@ def of_file(path: Path, size: int | None = None) -> str:
     return digest.hexdigest()
 
 
+def sealed(content: Mapping[str, Any]) -> str:
+    """JSON that carries the digest of its content."""
+    content = {key: value for key, value in content.items() if key != KEY}
+    return json.dumps({**content, KEY: _of_content(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that carries the digest of its content, complete or not at all."""
-    content = {key: value for key, value in content.items() if key != KEY}
-    sealed = {**content, KEY: _of_content(content)}
-    write_text(path, json.dumps(sealed, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, sealed(content))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

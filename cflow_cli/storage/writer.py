@@ -36,7 +36,8 @@ Every part is complete; all parts of a folder together are the table. Read it wi
     DuckDB   SELECT * FROM 'metrics/*.parquet'
 
 while the run goes on as well. null means not measured. Meaning and unit of each column are in the
-field metadata: pyarrow.parquet.read_schema("metrics/part-00000.parquet").field("loss").metadata
+field metadata: pyarrow.dataset.dataset("metrics").schema.field("loss").metadata
+Whether every file is what was written: cflow verify {folder}
 A summary: cflow report {folder}
 To continue after an interruption: cflow resume {folder}
 """
