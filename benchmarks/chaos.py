@@ -208,6 +208,7 @@ class Chaos:
         run = ["run", *RUN, *KINDS["gd"], "steps=3"]
         for arguments in (
             [*run, f"hydra.run.dir={folder}/new"],
+            [*run, f"hydra.run.dir={folder}/metrics"],
             ["resume", str(folder), f"steps={2 * self.steps}"],
             ["report", str(folder), "--html", str(folder / "report.html")],
             ["plot", str(folder)],

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -166,6 +168,23 @@ def test_another_run_is_never_written_over(build, tmp_path):
         launching.resume(run, ["steps=10"])
     with files.lock(run), pytest.raises(UserError, match="being run by another process"):
         execute(build(), run)
+
+
+def test_a_folder_that_cannot_be_used_is_told_once(tmp_path):
+    held, taken = tmp_path / "held", tmp_path / "taken"
+    (taken / ".lock").mkdir(parents=True)  # nothing can be written there
+    program = (
+        "import sys; from cflow_cli.cli import main; from cflow_cli.runs import launching\n"
+        "launching.prepare = lambda cfg, **_: None\n"
+        "for folder in sys.argv[1:]: print(main(['run', 'hydra.run.dir=' + folder]))"
+    )
+    command = [sys.executable, "-c", program, str(held), str(taken)]
+    with files.lock(held):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "2"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: {held} is being run by another process")
+    assert second.startswith(f"error: cannot write {taken}/.lock: ")
 
 
 def test_a_finished_run_can_be_prolonged(build, undisturbed, tmp_path):

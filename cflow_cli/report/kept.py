@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cflow_cli import __version__
+from cflow_cli import __version__, records
 from cflow_cli.errors import UserError
 from cflow_cli.storage import digests, manifests, parts, read_config
 
@@ -63,5 +63,5 @@ def save(folder: Path, what: str, mark: str | None, content: Any) -> None:
 @functools.cache
 def _code() -> str:
     """The version, and the digest of the modules that say what the numbers are."""
-    own = sorted(Path(__file__).parent.glob("*.py"))
+    own = [*sorted(Path(__file__).parent.glob("*.py")), Path(records.__file__)]
     return digests.of_text(__version__ + "".join(digests.of_file(path) for path in own))

@@ -24,7 +24,7 @@ from cflow_cli.errors import UserError, one_sentence, wants_traceback
 from cflow_cli.runs import resuming, sweeps
 from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
 from cflow_cli.runs.tracking import Describe
-from cflow_cli.storage import RunWriter, read_run
+from cflow_cli.storage import RunWriter, files, read_run
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
             except UserError as error:
                 return error  # Hydra would log it, before it is told in its own sentence
 
+        with files.lock(folder):
+            pass  # a folder that cannot be used is told before Hydra begins a log there
         result: RunResult | UserError = hydra.run(
             config_name=tree.PRIMARY,
             task_function=job,
