@@ -11,16 +11,17 @@ def now() -> str:
 
 
 def seconds_since(moment: str | None) -> float:
-    """Seconds since a moment in a manifest; infinite for one that is missing.
+    """Seconds since a moment in a manifest; infinite for one that is missing, 0 for one that this clock has yet to see.
 
     Examples
     --------
-    >>> seconds_since(None)
-    inf
+    >>> seconds_since(None), seconds_since("2999-01-01T00:00:00+00:00")
+    (inf, 0.0)
     """
     try:
         then = datetime.datetime.fromisoformat(str(moment))
-        return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+        # Clocks differ between machines, and are set back.
+        return max((datetime.datetime.now(datetime.UTC) - then).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return float("inf")
 

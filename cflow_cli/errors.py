@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -18,6 +21,18 @@ class UserError(Exception):
 def wants_traceback() -> bool:
     """Whether the user asked for tracebacks: CFLOW_TRACEBACK=1 or HYDRA_FULL_ERROR=1."""
     return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))
+
+
+def attempt(work: Callable[[], _T], what: Any) -> tuple[_T | None, str | None]:
+    """What ``work`` returns, and None; or None and a sentence on ``what``: one bad file must not hide the good ones."""
+    try:
+        return work(), None
+    except UserError as error:
+        return None, str(error)
+    except Exception as error:
+        if wants_traceback():
+            raise
+        return None, f"cannot read {what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

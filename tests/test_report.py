@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from disk import reseal
 from rich.console import Console
 from scipy.signal import savgol_coeffs
 
@@ -392,6 +393,29 @@ def test_a_sweep_is_told_apart_by_what_was_swept_and_counts_what_never_began(
     assert out.startswith("| run | optimizer.b2 | loss |") and "0.999" not in out
 
 
+def test_a_summary_is_kept_until_its_run_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_own_columns(tmp_path / "run")
+    found = summary.summarise_folder(run)
+    assert summary.summarise_folder(run) == found and found.own
+    charts = curves.packed_charts(run, found.flows)
+    moved = run.rename(tmp_path / "moved")
+    with monkeypatch.context() as patched:
+        for module in (summary, curves):
+            patched.setattr(module, "read_run", lambda folder: pytest.fail("read again"))
+        again = summary.summarise_folder(moved)
+        assert again.values == {**found.values, "run": "moved"} and again.about["folder"] == str(moved)
+        assert curves.packed_charts(moved, found.flows) == charts is not None
+    text = (moved / ".summary.json").read_text()
+    (moved / ".summary.json").write_text(text.replace('"final_loss": ', '"final_loss": 1'))
+    assert summary.summarise_folder(moved).values == again.values  # a bit of it flipped: worked out anew
+    part = moved / "metrics/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    assert summary.summarise_folder(moved).values["status"] == "unreadable"
+    fabricate(tmp_path / "going on", status=None)
+    assert summary.summarise_folder(tmp_path / "going on").values["status"] == "running"
+    assert not list((tmp_path / "going on").glob(".summary*"))
+
+
 def test_what_cannot_be_reported_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no run in .*cflow run"):
         report.main([str(tmp_path)])
@@ -650,6 +674,7 @@ def add_columns(run: Path, **columns: tuple[str, str, dict[str, Any]]) -> None:
         field = pa.field(name, pa.float64(), metadata={"unit": unit, "meaning": meaning})
         rows = rows.append_column(field, pa.array(values, pa.float64()))
     pq.write_table(rows, path)
+    reseal(run)
 
 
 def with_own_columns(folder: Path, **made: Any) -> Path:
@@ -673,6 +698,7 @@ def test_a_run_s_own_columns_are_read_with_meaning_and_unit(tmp_path: Path) -> N
     # A part without them, as of a run that was continued otherwise: missing there.
     fabricate(tmp_path / "other")
     shutil.copy(tmp_path / "other/metrics/part-00000.parquet", tmp_path / "run/metrics/part-00001.parquet")
+    reseal(tmp_path / "run")
     both = read_run(tmp_path / "run").metrics
     assert len(both) == 2 * len(run.metrics) and both["weight_norm"][len(run.metrics) :].isna().all()
     pd.testing.assert_series_equal(both["weight_norm"][: len(run.metrics)], run.metrics["weight_norm"])

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -135,6 +137,23 @@ def test_damage_is_told_and_passed_over(build, undisturbed, tmp_path, capsys):
         execute(build("checkpoint.every=12"), run)
 
 
+def test_a_run_without_its_manifest_goes_on(build, undisturbed, tmp_path, capsys):
+    run = tmp_path / "run"
+    execute(build("checkpoint.every=12"), run)
+    (run / "manifest.json").unlink()
+    (run / "checkpoints/step-00000036.npz").unlink()
+    capsys.readouterr()
+    assert execute(build("checkpoint.every=12"), run).status == "done"
+    told = capsys.readouterr().out
+    assert "manifest.json is missing" in told and "made again from" in told and "from step 24" in told
+    assert_same(run, undisturbed)
+    config = composing.compose(["dtype=float64", f"steps={STEPS}", "checkpoint.every=12"])
+    assert resuming.is_done(run, config)
+    part = sorted((run / "metrics").glob("*.parquet"))[-1]
+    part.write_bytes(part.read_bytes()[:-1])
+    assert not resuming.is_done(run, config)
+
+
 def test_another_run_is_never_written_over(build, tmp_path):
     run = tmp_path / "run"
     execute(build(), run)
@@ -151,13 +170,28 @@ def test_another_run_is_never_written_over(build, tmp_path):
         execute(build(), run)
 
 
+def test_a_folder_that_cannot_be_used_is_told_once(tmp_path):
+    held, taken = tmp_path / "held", tmp_path / "taken"
+    (taken / ".lock").mkdir(parents=True)  # nothing can be written there
+    program = (
+        "import sys; from cflow_cli.cli import main; from cflow_cli.runs import launching\n"
+        "launching.prepare = lambda cfg, **_: None\n"
+        "for folder in sys.argv[1:]: print(main(['run', 'hydra.run.dir=' + folder]))"
+    )
+    command = [sys.executable, "-c", program, str(held), str(taken)]
+    with files.lock(held):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "2"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: {held} is being run by another process")
+    assert second.startswith(f"error: cannot write {taken}/.lock: ")
+
+
 def test_a_finished_run_can_be_prolonged(build, undisturbed, tmp_path):
     execute(build("steps=20"), tmp_path / "run")
     assert execute(build(), tmp_path / "run").status == "done"
-    metrics, wanted = read_run(tmp_path / "run").metrics, undisturbed[0]
-    # The last step of the shorter run was evaluated as its last.
-    columns = [c for c in wanted if c not in ("accuracy", "test_loss", "test_accuracy")]
-    pd.testing.assert_frame_equal(metrics[columns], wanted[columns], check_exact=True)
+    # The last step of the shorter run was evaluated as its last, which it is not any more.
+    assert_same(tmp_path / "run", undisturbed)
     (again,) = read_run(tmp_path / "run").manifest["resumed"]
     assert again["step"] == 20 and again["after"] == "done"
 

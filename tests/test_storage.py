@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from disk import reseal
 
 from cflow_cli.errors import UserError
 from cflow_cli.records import EIGENVALUES, METRICS
-from cflow_cli.storage import RunWriter, files, find_runs, read_run
+from cflow_cli.storage import RunWriter, files, find_runs, mending, parts, read_run
 
 
 def metrics(first: int, rows: int, process: str = "discrete") -> dict[str, np.ndarray]:
@@ -130,14 +132,14 @@ def test_a_full_disk_costs_nothing_that_was_complete(
     writer.write(metrics(0, 5), eigenvalues(0, 5))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
 
-    real = files._sync
+    real = files.sync
 
     def full(path: Path) -> None:
         if stage in str(path.relative_to(tmp_path)) and path.name.endswith(".tmp"):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path)
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(UserError, match=r"the disk is full.*Free some space"):
         writer.write(metrics(5, 5), eigenvalues(5, 5))
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -184,6 +186,7 @@ def test_columns_an_older_version_did_not_write_are_not_measured(tmp_path: Path)
     writer.finish("done")
     part = tmp_path / "run/metrics/part-00000.parquet"
     pq.write_table(pq.read_table(part).drop_columns(["sigma_trace", "status"]), part)
+    reseal(tmp_path / "run")
     metrics = read_run(tmp_path / "run").metrics
     assert list(metrics) == [column.name for column in METRICS]
 
@@ -213,3 +216,75 @@ def test_runs_are_found_in_their_order(tmp_path: Path) -> None:
 def test_reading_needs_no_jax(tmp_path: Path) -> None:
     code = "import sys, cflow_cli.storage, cflow_cli.report; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_long_run_has_few_parts_and_can_be_read_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, left = tmp_path / "run", []
+    rename = Path.rename
+
+    def seen(source: Path, target: Path) -> Path:
+        renamed = rename(source, target)
+        left.append((shutil.copytree(run, tmp_path / f"left-{len(left)}"), step))
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", seen)
+    writer = RunWriter(run, flush_seconds=0)
+    writer.start({})
+    early, positions = None, {}
+    for step in range(70):
+        writer.write(metrics(step, 1), eigenvalues(step, 1))
+        positions[step] = writer.position()
+        early = early or read_run(run)
+        assert max(len(list((run / name).iterdir())) for name in parts.TABLES) <= parts.MOST
+    writer.finish("done")
+    monkeypatch.undo()
+    wanted = np.arange(70)
+    np.testing.assert_array_equal(read_run(run).metrics["step"], wanted)
+    np.testing.assert_array_equal(read_run(run).eigenvalues["value"], wanted / 2)
+    np.testing.assert_array_equal(pl.read_parquet(str(run / "metrics/*.parquet"))["step"], wanted)
+    # Whoever opened the run before finds what its parts have become.
+    assert len(early.metrics) == 70
+    # Killed just after a rename: nothing is missing, nothing comes twice, and the run can go on from there.
+    assert len(left) >= 8
+    for folder, step in left:
+        assert not mending.faults(folder)
+        np.testing.assert_array_equal(read_run(folder).metrics["step"], np.arange(step + 1))
+        for back in (step, step - 20):
+            again = RunWriter(folder)
+            again.resume(positions[back], {})
+            np.testing.assert_array_equal(read_run(folder).metrics["step"], np.arange(back + 1))
+            np.testing.assert_array_equal(read_run(folder).eigenvalues["step"], np.arange(back + 1))
+            assert not list(folder.glob(".*.old")) and not list(folder.glob(".*.new"))
+            assert len(pl.read_parquet(str(folder / "metrics/*.parquet"))) == back + 1
+
+
+def test_a_table_that_cannot_be_exchanged_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RunWriter(tmp_path, flush_seconds=0)
+    writer.start({})
+    for step in range(parts.MOST + 1):
+        writer.write(metrics(step, 1), eigenvalues(step, 1))
+        writer.flush()
+
+    rename = Path.rename
+
+    def full(source: Path, target: Path) -> None:
+        if target == tmp_path / "metrics" and source.name == ".metrics.new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        writer.position()
+    assert len(read_run(tmp_path).metrics) == parts.MOST + 1 and not list(tmp_path.glob(".metrics*"))
+
+
+def test_a_read_only_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match="the folder is not writable"):
+        files.write_text(tmp_path / "report.html", "page")

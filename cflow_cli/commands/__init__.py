@@ -8,6 +8,7 @@ SUMMARIES: dict[str, str] = {
     "run": "train a network and step its flows beside it; -m for sweeps",
     "resume": "continue an interrupted run or sweep",
     "list": "runs and their status, progress, age and time left, also while they run",
+    "verify": "hold the files of runs and sweeps against their digests",
     "report": "summarise runs and sweeps as a table",
     "plot": "draw the standard panel of a run",
     "figures": "make figures of the papers again and check what they claim",

@@ -25,6 +25,11 @@ class Start(NamedTuple):
     weights: np.ndarray
     optimizer: dict[str, np.ndarray]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, as :func:`branch` finds them for ``discrete``."""
+        state = {f"discrete.optimizer.{name}": array for name, array in self.optimizer.items()}
+        return {"discrete.before": self.before, "discrete.weights": self.weights, **state}
+
 
 def branch(arrays: Mapping[str, np.ndarray], process: str) -> Start:
     """The point one process has reached in a snapshot, as the start of another simulation.

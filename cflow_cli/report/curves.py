@@ -15,7 +15,7 @@ import pandas as pd
 
 from cflow_cli import records
 from cflow_cli.errors import UserError
-from cflow_cli.report import definitions, style
+from cflow_cli.report import definitions, kept, style
 from cflow_cli.storage import read_run
 
 Spectra = Mapping[tuple[str, str, int], pd.Series]
@@ -46,6 +46,16 @@ def pack_charts(charts: list[dict[str, Any]]) -> str | None:
         return None
     text = json.dumps(charts, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def packed_charts(folder: Path, flows: Sequence[str]) -> str | None:
+    """The charts of a run, compressed; those that were kept beside it, where they are of these files."""
+    mark = kept.stamp(folder)
+    known = kept.load(folder, "curves", mark)
+    if known is None:
+        known = pack_charts(run_charts(folder, flows))
+        kept.save(folder, "curves", mark, known)
+    return known
 
 
 def run_charts(folder: Path, flows: Sequence[str]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cflow_cli.errors import UserError
+from cflow_cli.errors import UserError, attempt
 from cflow_cli.report.summary import Summary, names_of, not_begun, summarise_folder
 from cflow_cli.runs import sweeps
 from cflow_cli.runs.sweeps import Cell
@@ -27,16 +27,20 @@ class Gathered:
         Folder of each sweep -> its cells.
     swept
         Config keys that were swept.
+    faults
+        Sentences on sweeps that cannot be read; their runs are there all the same.
     """
 
     begun: list[Summary]
     everything: list[Summary]
     sweeps: dict[Path, list[Cell]]
     swept: list[str]
+    faults: list[str]
 
     def status_lines(self) -> list[str]:
-        """Which runs of sweeps did not finish, and how they are continued."""
-        return [line for folder, found in self.sweeps.items() for line in sweeps.status_lines(folder, found)]
+        """Which runs of sweeps did not finish, how they are continued, and which sweeps cannot be read."""
+        told = [line for folder, found in self.sweeps.items() for line in sweeps.status_lines(folder, found)]
+        return [*told, *self.faults]
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
@@ -53,7 +57,14 @@ def gather(paths: Sequence[Path]) -> Gathered:
         When a path does not exist, or none holds a run.
     """
     folders = find_runs(paths)
-    cells = {folder: sweeps.cells(folder) for folder in sweeps.find(paths)}
+    cells: dict[Path, list[Cell]] = {}
+    faults: list[str] = []
+    for folder in sweeps.find(paths):
+        found, why = attempt(lambda: sweeps.cells(folder), folder)  # noqa: B023
+        if found is not None:
+            cells[folder] = found
+        else:
+            faults.append(why or "")
     waiting = [cell for found in cells.values() for cell in found if not cell.manifest]
     if not folders and not waiting:
         where = ", ".join(str(path) for path in paths)
@@ -67,7 +78,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             summary.values["status"] = status_of.get(summary.folder.resolve(), summary.values["status"])
     others = [not_begun(cell, name) for cell, name in zip(waiting, names[len(folders) :])]
     swept = dict.fromkeys(key for folder in cells for key in sweeps.read(folder).axes)
-    return Gathered(begun, _order_by_number([*begun, *others], cells), cells, list(swept))
+    return Gathered(begun, _order_by_number([*begun, *others], cells), cells, list(swept), faults)
 
 
 def _order_by_number(summaries: Sequence[Summary], cells: Mapping[Path, Sequence[Cell]]) -> list[Summary]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cflow_cli import clock
-from cflow_cli.errors import UserError
+from cflow_cli.errors import UserError, attempt
 from cflow_cli.report.tables import Column, Table
 from cflow_cli.runs import sweeps
 from cflow_cli.runs.sweeps import Cell
@@ -93,14 +93,17 @@ def cells(paths: Sequence[Path]) -> list[Cell]:
             raise UserError(
                 f"{path} is not an existing folder; give a run, a sweep or a folder that holds some"
             )
-        for folder, is_sweep in sweeps.walk(path):
-            found += sweeps.cells(folder) if is_sweep else [sweeps.run_cell(folder)]
+        found += sweeps.standing(path)
     return found
 
 
 def list_runs(paths: Sequence[Path]) -> list[Row]:
     """List the runs at or below some paths; see :func:`cells`."""
-    return [_to_row(cell) for cell in cells(paths)]
+    rows = []
+    for cell in cells(paths):
+        row, why = attempt(lambda: _to_row(cell), cell.folder)  # noqa: B023
+        rows.append(row or Row(str(cell.folder), "failed", None, None, None, None, cell.point, why or ""))
+    return rows
 
 
 def to_table(rows: Sequence[Row], *, complete: bool) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 from cflow_cli import __version__
 from cflow_cli.errors import UserError
 from cflow_cli.report import style
-from cflow_cli.report.curves import pack_charts, run_charts
+from cflow_cli.report.curves import packed_charts
 from cflow_cli.report.definitions import Quantity
 from cflow_cli.report.overview import columns_for, compare_configs, distinguishing_keys, setting_column
 from cflow_cli.report.summary import Summary
@@ -86,7 +86,7 @@ def render_page(
             else {},
             "configured": bool(summary.config),
             "about": summary.about,
-            "curves": pack_charts(run_charts(summary.folder, summary.flows)),
+            "curves": packed_charts(summary.folder, summary.flows),
         }
         for summary in summaries
     ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from cflow_cli.config.tree import flatten
-from cflow_cli.errors import UserError
+from cflow_cli.errors import attempt
 from cflow_cli.records import Status
-from cflow_cli.report import definitions
+from cflow_cli.report import definitions, kept
 from cflow_cli.report.definitions import Quantity
 from cflow_cli.storage import Run, read_run
 
@@ -101,15 +102,39 @@ def summarise_folder(folder: Path, name: str | None = None) -> Summary:
         How the report calls it; by default the folder's name.
     """
     name = name or folder.name
-    try:
-        run = read_run(folder)
-    except UserError as error:
-        return Summary(folder, {"run": name, "status": "unreadable"}, notes=(str(error),))
-    try:
-        return summarise(run, name)
-    except UserError as error:
-        values = {"run": name, **_identity(run), "status": "unreadable"}
-        return Summary(folder, values, notes=(str(error),), config=_settings(run), about=_about(run))
+    mark = kept.stamp(folder)
+    known = kept.load(folder, "summary", mark)
+    if known is not None:
+        return _from_kept(folder, name, known)
+    run, why = attempt(lambda: read_run(folder), folder)
+    known = None
+    if run is not None:
+        found, why = attempt(lambda: summarise(run, name), folder)
+        if found is not None:
+            as_kept = asdict(found) | {"folder": str(folder)}
+            # What JSON would make something else of is not kept.
+            if attempt(lambda: _from_kept(folder, name, json.loads(json.dumps(as_kept))), folder)[0] == found:
+                kept.save(folder, "summary", mark, as_kept)
+            return found
+        known, _ = attempt(lambda: (_identity(run), _settings(run), _about(run)), folder)
+    identity, settings, about = known or ({}, {}, {})
+    values = {"run": name, **identity, "status": "unreadable"}
+    return Summary(folder, values, notes=(why or "",), config=settings, about=about)
+
+
+def _from_kept(folder: Path, name: str, content: dict[str, Any]) -> Summary:
+    """The summary as it was kept, of a folder that may be called and be somewhere else now."""
+    return Summary(
+        **content
+        | {
+            "folder": folder,
+            "values": {**content["values"], "run": name},
+            "flows": tuple(content["flows"]),
+            "notes": tuple(content["notes"]),
+            "about": {**content["about"], "folder": str(folder.resolve())},
+            "own": tuple(Quantity(**quantity) for quantity in content["own"]),
+        }
+    )
 
 
 def summarise(run: Run, name: str | None = None) -> Summary:

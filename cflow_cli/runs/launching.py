@@ -24,7 +24,7 @@ from cflow_cli.errors import UserError, one_sentence, wants_traceback
 from cflow_cli.runs import resuming, sweeps
 from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
 from cflow_cli.runs.tracking import Describe
-from cflow_cli.storage import RunWriter, read_run
+from cflow_cli.storage import RunWriter, files, read_run
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,28 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
         if chosen and resuming.is_done(folder, composing.without_hydra(cfg)):
             print(f"{folder} holds this run already, done")
             return RunResult(folder, "done")
-        prepared = prepare(composing.without_hydra(cfg))
+        prepared = prepare(composing.without_hydra(cfg), folder=folder if chosen else None)
         if chosen:
             make_folder(folder, again=True)
         else:
             folder = fresh_folder(folder)
-        result: RunResult = hydra.run(
+
+        def job(_: DictConfig) -> RunResult | UserError:
+            try:
+                return execute(prepared, folder, describe=reporter.describe)
+            except UserError as error:
+                return error  # Hydra would log it, before it is told in its own sentence
+
+        with files.lock(folder):
+            pass  # a folder that cannot be used is told before Hydra begins a log there
+        result: RunResult | UserError = hydra.run(
             config_name=tree.PRIMARY,
-            task_function=lambda _: execute(prepared, folder, describe=reporter.describe),
+            task_function=job,
             overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
         ).return_value
-        return result
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | None = None) -> RunResult | None:
@@ -131,6 +142,8 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
     UserError
         If the folder holds no run, or an override would make it another one.
     """
+    for note in resuming.mend(folder):
+        print(f"note: {note}", flush=True)
     run = read_run(folder)
     if not run.config:
         raise UserError(
@@ -156,7 +169,7 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
         print(f"{folder} is done, at step {step}; to continue it, give more steps, such as steps={2 * step}")
         return None
     _append_to_log(folder)
-    prepared = prepare(cfg, choices=run.manifest.get("choices"))
+    prepared = prepare(cfg, choices=run.manifest.get("choices"), folder=folder)
     return execute(prepared, folder, describe=describe)
 
 
@@ -193,7 +206,7 @@ def run_into(
     cfg = composing.without_hydra(composed)
     if resuming.is_done(folder, cfg):
         return RunResult(folder, "done")
-    prepared = prepare(cfg)
+    prepared = prepare(cfg, folder=folder)
     make_folder(folder, again=True)
     announce(folder)
     return execute(prepared, folder, describe=describe)
@@ -230,7 +243,7 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
         _say_which()
-        result = execute(prepare(cfg), folder, describe=describe)
+        result = execute(prepare(cfg, folder=folder), folder, describe=describe)
     except Exception as error:
         if wants_traceback():
             raise

@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from cflow_cli.config.settings import CHANGEABLE, CheckpointSettings
 from cflow_cli.config.tree import flatten
 from cflow_cli.errors import UserError
-from cflow_cli.storage import RunWriter, checkpoints, manifests, read_run
+from cflow_cli.storage import RunWriter, checkpoints, files, manifests, mending, parts, read_run
+from cflow_cli.storage.parts import Part
+from cflow_cli.storage.tables import TABLES
 
 if TYPE_CHECKING:
     from cflow_cli.engine.simulation import Simulation
@@ -104,32 +106,87 @@ def last_point(folder: Path) -> Point:
     """
     notes, damaged = [], None
     found = checkpoints.paths(folder)
+    check = _Rows(folder)
     for path in reversed(found):
         try:
             checkpoint = checkpoints.load(path)
+            wanted = checkpoint.header["storage"]["rows"]
         except UserError as error:
             notes.append(f"{error}; going back to the checkpoint before it")
             continue
-        damaged = _damaged_part(folder, checkpoint.header["storage"]["parts"])
+        damaged = check.first_fault(wanted)
         if damaged is None:
             return Point(checkpoint, notes)
-        notes.append(f"{folder / damaged} is damaged; going back to a checkpoint from before it was written")
+        notes.append(f"{damaged}; going back to a checkpoint from before it was written")
     if damaged is not None:
         raise UserError(
-            f"{folder / damaged} is damaged or missing, and no checkpoint is older; bring it back from a copy, "
-            "or remove the folder and run again"
+            f"{damaged}, and no checkpoint is older; bring it back from a copy, or remove the folder and run again"
         )
     why = "no checkpoint can be read" if found else "no checkpoint yet"
     notes.append(f"{why}: starting from step 0")
     return Point(None, notes)
 
 
-def _damaged_part(folder: Path, parts: Mapping[str, int]) -> str | None:
-    for name, size in parts.items():
-        path = folder / name
-        if not path.exists() or path.stat().st_size != size:
-            return name
-    return None
+class _Rows:
+    """Whether the first rows of a run's tables are what was written; each part is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._why = folder, dict[str, str | None]()
+        listed = parts.listed(manifests.read(folder))
+        self._listed = parts.describe_all(folder) if listed is None else listed
+
+    def first_fault(self, wanted: Mapping[str, int]) -> str | None:
+        for table in TABLES:
+            rows = 0
+            for name, part in parts.of_table(self._listed, table).items():
+                if rows >= wanted[table]:
+                    break
+                rows += part.rows
+                if name not in self._why:
+                    self._why[name] = self._fault(name, part)
+                if self._why[name] is not None:
+                    return self._why[name]
+            if rows < wanted[table]:
+                return f"{self._folder / table} is damaged or missing: it has {rows} of {wanted[table]} rows"
+        return None
+
+    def _fault(self, name: str, part: Part) -> str | None:
+        try:
+            parts.check(self._folder, name, part)
+        except (UserError, FileNotFoundError):
+            return f"{self._folder / name} is damaged or missing"
+        return None
+
+
+def measured_as_last(simulation: Simulation, folder: Path) -> tuple[int, list[str]] | None:
+    """The step that was the run's last before it was prolonged, and the columns measured there for no other reason.
+
+    Parameters
+    ----------
+    simulation
+        The prolonged one.
+    folder
+        The run folder as it was left.
+    """
+    before = manifests.read(folder).get("steps") or simulation.steps
+    if before >= simulation.steps:
+        return None
+    names = [process.name for process in simulation.options.processes]
+    columns = [
+        column.name
+        for measurement in simulation.options.measurements
+        if measurement.at_end and (before - 1) % measurement.interval(simulation.optimizer)
+        for column in (*measurement.columns_for(names), *measurement.predictions()[0])
+    ]
+    return (before - 1, columns) if columns else None
+
+
+def mend(folder: Path) -> list[str]:
+    """Make a damaged manifest or config again; sentences on that, none where all is well."""
+    if not mending.is_needed(folder):
+        return []
+    with files.lock(folder):
+        return mending.mend(folder)
 
 
 def is_done(folder: Path, cfg: DictConfig) -> bool:
@@ -142,6 +199,8 @@ def is_done(folder: Path, cfg: DictConfig) -> bool:
     cfg
         The config that is to run there, without Hydra's node.
     """
+    for note in mend(folder):
+        print(f"note: {note}", flush=True)
     if not (folder / manifests.NAME).exists():
         return False
     run = read_run(folder)
@@ -151,7 +210,9 @@ def is_done(folder: Path, cfg: DictConfig) -> bool:
             f"{folder} already holds a run with {changed[0]}; choose another folder with hydra.run.dir=…, "
             "or continue that run as it is: cflow resume " + str(folder)
         )
-    return run.status == "done" and run.manifest.get("step", 0) >= cfg.steps
+    ended = run.status == "done" and run.manifest.get("step", 0) >= cfg.steps
+    # Damaged rows are taken again, from a checkpoint of before.
+    return ended and not mending.part_faults(folder, parts.listed(run.manifest) or {})
 
 
 def _find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -21,17 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import check
-from cflow_cli.config.settings import InitSettings, Settings
+from cflow_cli.config.settings import Settings
 from cflow_cli.config.tree import flatten
 from cflow_cli.engine.options import SimulationOptions
-from cflow_cli.engine.snapshot import Snapshot, branch
+from cflow_cli.engine.snapshot import Snapshot, Start
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
 from cflow_cli.loggers.base import Logger, RunInfo
-from cflow_cli.runs import progress, resuming, sweeps
+from cflow_cli.runs import progress, resuming, starting, sweeps
 from cflow_cli.runs.devices import configure_jax, several_devices
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.tracking import Describe, Tracking
-from cflow_cli.storage import RunWriter, checkpoints, files, read_run
+from cflow_cli.storage import RunWriter, files, manifests, mending
 
 if TYPE_CHECKING:
     from cflow_cli.engine.simulation import Simulation
@@ -85,6 +85,10 @@ class Prepared:
         What a flow misses on this model, where it is not smooth; that there is none, where the run is too short.
     loggers
         Name -> logger, not opened yet.
+    start
+        Where it branches off another run.
+    notes
+        Sentences on how that was found.
     """
 
     cfg: DictConfig
@@ -95,6 +99,8 @@ class Prepared:
     choices: dict[str, str]
     warning: str | None = None
     loggers: Mapping[str, Logger] = field(default_factory=dict)
+    start: Start | None = None
+    notes: tuple[str, ...] = ()
 
 
 def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
@@ -120,13 +126,13 @@ def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
     folder = Path(folder)
     if resuming.is_done(folder, cfg):
         return RunResult(folder, "done")
-    return execute(prepare(cfg), folder)
+    return execute(prepare(cfg, folder=folder), folder)
 
 
 # --- preparing ------------------------------------------------------------------------------------
 
 
-def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
+def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path | None = None) -> Prepared:
     """Build everything a run needs, short of its folder.
 
     Parameters
@@ -135,6 +141,8 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
         Without Hydra's own node.
     choices
         Group -> choice, where Hydra did not compose the config.
+    folder
+        The run folder, where it may hold the beginning of this run.
 
     Raises
     ------
@@ -144,7 +152,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
     checked = check(cfg)
     settings = checked.settings
     data = build(cfg.data, "data")
-    start = _starting_point(settings.init)
+    start, notes = starting.point(settings.init, folder)
     device = configure_jax(settings)
 
     # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
@@ -193,20 +201,17 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None) -> Prepared:
         )
     warning = "; ".join(filter(None, warnings)) or None
     return Prepared(
-        cfg, settings, simulation, words, described, choices or choices_of(cfg), warning, checked.loggers
+        cfg,
+        settings,
+        simulation,
+        words,
+        described,
+        choices or choices_of(cfg),
+        warning,
+        checked.loggers,
+        start,
+        notes,
     )
-
-
-def _starting_point(init: InitSettings) -> Any:
-    """The point another run has reached; None without one."""
-    if init.source is None:
-        return None
-    read_run(init.source)
-    found = checkpoints.at_step(init.source, init.step)
-    try:
-        return branch(found.arrays, init.process)
-    except UserError as error:
-        raise UserError(f"init.process={init.process}: in {found.path} {error}") from error
 
 
 def choices_of(cfg: DictConfig) -> dict[str, str]:
@@ -297,18 +302,21 @@ def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None)
 def _open_folder(prepared: Prepared, writer: RunWriter) -> list[str]:
     """Begin the run in its folder, or continue the one that is there; sentences on what was found."""
     about, text = _manifest_entries(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True)
-    if not (writer.folder / "manifest.json").exists():
+    if not mending.is_needed(writer.folder) and not (writer.folder / manifests.NAME).exists():
+        starting.keep(prepared.start, prepared.settings.init, writer.folder)
         writer.start(about | describe_command(), text)
         return []
+    notes = mending.mend(writer.folder)
     point = resuming.last_point(writer.folder)
+    notes += point.notes
     if point.checkpoint is None:
         writer.resume(None, about, text)
-        return point.notes
+        return notes
     header = dict(point.checkpoint.header)
     position = header.pop("storage")
     prepared.simulation.restore(Snapshot(header, point.checkpoint.arrays))
-    writer.resume(position, about, text)
-    return [*point.notes, f"continuing from step {header['step']}"]
+    writer.resume(position, about, text, resuming.measured_as_last(prepared.simulation, writer.folder))
+    return [*notes, f"continuing from step {header['step']}"]
 
 
 def _announce(
@@ -341,7 +349,7 @@ def _starting_notes(prepared: Prepared) -> list[str]:
     if init.source is None:
         return []
     taken = "weights and optimizer state" if prepared.simulation.takes_over else "weights only"
-    return [f"starting from {taken} of {init.process} in {init.source}"]
+    return [*prepared.notes, f"starting from {taken} of {init.process} in {init.source}"]
 
 
 def _manifest_entries(prepared: Prepared) -> dict[str, Any]:

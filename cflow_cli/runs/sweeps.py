@@ -6,8 +6,6 @@ number, overrides and folder of each job. So a job that was killed before it wro
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import socket
 from collections import Counter
@@ -17,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cflow_cli import clock
-from cflow_cli.errors import UserError
+from cflow_cli.errors import UserError, attempt
 from cflow_cli.runs import slurm
-from cflow_cli.storage import manifests
-from cflow_cli.storage.files import write_text
+from cflow_cli.storage import digests, files, manifests
 
 NAME = "sweep.json"
 
@@ -133,12 +130,10 @@ def is_sweep(folder: Path) -> bool:
 
 def walk(path: Path) -> Iterator[tuple[Path, bool]]:
     """Folders of sweeps, and of runs outside of sweeps, at or below a path; with whether it is a sweep's."""
-    for name, inside, files in os.walk(path):
-        folder = Path(name)
-        if NAME in files or manifests.NAME in files:
-            yield folder, NAME in files
+    for folder, inside, names in files.walk(path):
+        if NAME in names or manifests.NAME in names or ("metrics" in inside and manifests.is_run(folder)):
+            yield folder, NAME in names
             inside.clear()
-        inside[:] = sorted(name for name in inside if name[0] != ".")
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -156,12 +151,31 @@ def read(folder: Path) -> Sweep:
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Sweep(folder, {**content, "axes": content["axes"], "launches": content["launches"]})
+        sweep = Sweep(folder, digests.read_sealed(path))
+        _check_form(sweep)
+        return sweep
     except FileNotFoundError:
         raise UserError(f"{folder} is not a sweep: it has no {NAME}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_form(sweep: Sweep) -> None:
+    """Touch all that is used of a sweep's description, so that one of another form is found out here."""
+    for job in sweep.jobs:
+        if type(job.number) is not int or not all(
+            isinstance(text, str) for text in (job.folder, *job.overrides)
+        ):
+            raise ValueError(f"job {job.number!r} is none")
+    for values in sweep.axes.values():
+        ", ".join(values)
+    for launch in sweep.launches:
+        texts = (launch["host"], launch["launcher"], launch["started"], *launch["job_ids"].values())
+        if not all(isinstance(text, str) for text in texts) or not all(
+            type(n) is int for n in launch["jobs"]
+        ):
+            raise ValueError("a launch is none")
+        int(launch["pid"])
 
 
 def cells(folder: Path) -> list[Cell]:
@@ -207,11 +221,28 @@ def run_cell(folder: Path) -> Cell:
     return Cell(folder, *status_of(manifest, None, None), manifest or {})
 
 
+def standing(path: Path) -> Iterator[Cell]:
+    """How every run and cell at or below a path stands, each read on its own.
+
+    A sweep that cannot be read is a cell that says why; its runs follow, each by itself.
+    """
+    for folder, is_sweep in walk(path):
+        found, why = attempt(lambda: cells(folder) if is_sweep else [run_cell(folder)], folder)  # noqa: B023
+        if found is not None:
+            yield from found
+            continue
+        yield Cell(folder, "failed", why or "")
+        if is_sweep:
+            for inside in sorted(folder.iterdir()):
+                if inside.is_dir() and inside.name[0] != ".":
+                    yield from standing(inside)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         return manifests.read(folder)
     except UserError as error:
-        if (folder / manifests.NAME).exists():
+        if manifests.is_run(folder):
             return {"status": "unreadable", "reason": str(error)}
         return None
 
@@ -379,4 +410,4 @@ def note_job_ids(folder: Path, first: int, ids: Sequence[str], *, slurms: bool) 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Write the description of a sweep into its folder."""
-    write_text(folder / NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    digests.write_sealed(folder / NAME, content)

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cflow_cli.storage.manifests import environment
-    from cflow_cli.storage.reader import Run, find_runs, read_run
+    from cflow_cli.storage.mending import faults
+    from cflow_cli.storage.reader import Run, find_runs, read_config, read_run
     from cflow_cli.storage.writer import RunWriter
 
-__all__ = ["Run", "RunWriter", "environment", "find_runs", "read_run"]
+__all__ = ["Run", "RunWriter", "environment", "faults", "find_runs", "read_config", "read_run"]
 
 _MODULES = {
     "Run": "reader",
     "RunWriter": "writer",
     "environment": "manifests",
+    "faults": "mending",
     "find_runs": "reader",
+    "read_config": "reader",
     "read_run": "reader",
 }
 

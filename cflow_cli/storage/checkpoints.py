@@ -1,25 +1,29 @@
-"""Checkpoints: one ``.npz`` each, read without pickle, complete or absent, every array with its checksum.
+"""Checkpoints: one ``.npz`` each, read without pickle, complete or absent, with a digest over the whole file.
 
-numpy's format is a zip archive, which keeps a CRC-32 of each member: reading one back finds any damage.
+numpy's format is a zip archive. Its CRC-32 of each member does not cover the archive's own tables, in which a flipped
+bit loses members without a word; so the comment at the archive's end is the SHA-256 of all that comes before.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cflow_cli.errors import UserError
+from cflow_cli.storage import digests
 from cflow_cli.storage.files import explain, write_atomically
 
 FOLDER = "checkpoints"
+START = Path(FOLDER) / "start.npz"
+"""Where a run that branched off another one began: so it is continued without the other one."""
 _HEADER = "header"
+_DIGEST_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,14 @@ class Checkpoint:
         What JSON can hold: ``step``, state of the processes, position of the storage.
     arrays
         Arrays by name.
+    notes
+        Sentences on newer ones that could not be used.
     """
 
     path: Path
     header: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:
@@ -66,20 +73,32 @@ def save(folder: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         When the disk is full or the folder cannot be written; older checkpoints are untouched.
     """
     path = folder / FOLDER / f"step-{header['step']:08d}.npz"
+    write(path, header, arrays)
+    for old in paths(folder)[:-keep] if keep else []:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write one file of a header and arrays, complete or not at all, which :func:`load` reads.
+
+    Raises
+    ------
+    UserError
+        When the disk is full or the folder cannot be written.
+    """
     try:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise explain(error, path) from error
 
-    def write(temporary: Path) -> None:
+    def write_file(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)  # type: ignore[arg-type]
+        _append_digest(temporary)
 
-    write_atomically(path, write)
-    for old in paths(folder)[:-keep] if keep else []:
-        if old != path:
-            old.unlink(missing_ok=True)
-    return path
+    write_atomically(path, write_file)
 
 
 def paths(folder: Path) -> list[Path]:
@@ -96,17 +115,33 @@ def load(path: Path) -> Checkpoint:
         When it is damaged; the sentence names it.
     """
     try:
+        size = path.stat().st_size - _DIGEST_BYTES
+        with path.open("rb") as file:
+            file.seek(max(size, 0))
+            noted = file.read()
+        if noted != digests.of_file(path, size).encode():
+            raise ValueError("its digest is not that of its content")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays.pop(_HEADER)))
         return Checkpoint(path, header, arrays)
-    # What zipfile and numpy raise depends on where the damage is.
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    # Whatever it is, an older checkpoint may be good; zipfile and numpy's parser of headers raise a dozen kinds.
+    except Exception as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:100]})") from error
 
 
+def _append_digest(path: Path) -> None:
+    """Make the digest of an archive its comment, whose length stands in the last two bytes."""
+    with path.open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(_DIGEST_BYTES.to_bytes(2, "little"))
+    digest = digests.of_file(path).encode()
+    with path.open("ab") as file:
+        file.write(digest)
+
+
 def at_step(folder: Path, step: int | None) -> Checkpoint:
-    """The checkpoint of a step, or the newest good one.
+    """The checkpoint of a step, or the newest good one, with notes on those that are not.
 
     Raises
     ------
@@ -124,11 +159,12 @@ def at_step(folder: Path, step: int | None) -> Checkpoint:
             + (f"only of {steps}" if found else "or of any other")
             + "; run it with checkpoint.every=100 checkpoint.keep=0, say, to have one every 100 steps"
         )
+    notes: list[str] = []
     for path in reversed(found):
         try:
-            return load(path)
-        except UserError:
-            continue
+            return replace(load(path), notes=tuple(notes))
+        except UserError as error:
+            notes.append(f"{error}; taking the checkpoint before it")
     raise UserError(
         f"{folder} has no checkpoint" + (f" that can be read (of steps {steps})" if found else "")
     )

@@ -33,14 +33,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)  # noqa: PTH105 - the function whose atomicity is documented
-        _sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise explain(error, path) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        sync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # on a read-only disk, even of a file that is not there
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explain(error, path) from error
         raise
 
 
@@ -51,6 +51,27 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders at and below a path, through symbolic links too, each once, as :func:`os.walk` gives them.
+
+    Whoever iterates may take names out of the second; hidden folders are left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    for name, inside, names in os.walk(path, followlinks=True):
+        folder = Path(name)
+        try:
+            status = folder.stat()
+        except OSError:
+            inside.clear()  # removed meanwhile
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            inside.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inside[:] = sorted(name for name in inside if name[0] != ".")
+        yield folder, inside, names
 
 
 @contextlib.contextmanager
@@ -89,12 +110,13 @@ def explain(error: OSError, path: Path) -> UserError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
             f"cannot write {path}: the folder is not writable; {untouched}. "
-            "Choose another folder with hydra.run.dir=… (hydra.sweep.dir=… for a sweep)"
+            "Choose another folder: hydra.run.dir=… for a run, hydra.sweep.dir=… for a sweep"
         )
     return UserError(f"cannot write {path}: {error.strerror or error}; {untouched}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cflow_cli.errors import UserError
-from cflow_cli.storage.files import write_text
+from cflow_cli.storage import digests
 
 NAME = "manifest.json"
 STATUSES = ("running", "done", "interrupted", "failed")
@@ -51,8 +50,7 @@ def environment() -> dict[str, Any]:
 
 def write(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of a run folder in one step."""
-    text = json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n"
-    write_text(folder / NAME, text)
+    digests.write_sealed(folder / NAME, plain(manifest))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -61,18 +59,42 @@ def read(folder: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        When it is not there or not a manifest.
+        When it is not there, damaged, or not a manifest.
     """
     path = folder / NAME
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = digests.read_sealed(path)
     except FileNotFoundError:
+        if is_run(folder):
+            raise UserError(f"{path} is missing; to make it again: cflow resume {folder}") from None
         raise UserError(f"{folder} is not a run: it has no {NAME}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("status") not in STATUSES:
+    if manifest.get("status") not in STATUSES:
         raise UserError(f"{path} is not the manifest of a run: its status is none of {', '.join(STATUSES)}")
+    for key, kind in _TYPES.items():
+        value = manifest.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise UserError(
+                f"{path} is damaged: its {key} is {str(value)[:50]!r}, which is no {_WORDS[kind]}"
+            )
     return manifest
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, or what is left of one whose manifest is gone."""
+    return (folder / NAME).is_file() or any((folder / "metrics").glob("part-*.parquet"))
+
+
+_NUMBER = int | float
+_WORDS: dict[Any, str] = {int: "whole number", _NUMBER: "number", str: "text", dict: "mapping", list: "list"}
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("step", "steps", "warm_start", "seed", "pid", "num_parameters"), int),
+    **dict.fromkeys(("wall_seconds", "storage_seconds", "lr"), _NUMBER),
+    **dict.fromkeys(
+        ("host", "started", "updated", "finished", "reason", "command_line", "dtype", "device"), str
+    ),
+    **dict.fromkeys(("choices", "counts", "processes", "versions", "parts"), dict),
+    **dict.fromkeys(("overrides", "resumed", "layers", "config_sha256"), list),
+}
 
 
 def process_is_gone(manifest: Mapping[str, Any]) -> bool:
@@ -94,14 +116,14 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Make a value JSON can hold without NaN, which is not JSON: numpy scalars, paths, non-finite floats."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, str | int | float | bool):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from cflow_cli.errors import UserError
 from cflow_cli.records import METRICS, Column
-from cflow_cli.storage import manifests, tables
+from cflow_cli.storage import digests, manifests, parts, tables
+from cflow_cli.storage.files import walk
+from cflow_cli.storage.parts import Part
+
+# A part that is gone was merged with others, if the manifest says so; not more often than this while one reads.
+_TRIES = 20
+CONFIG = "config.yaml"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -80,26 +85,65 @@ class Run:
             written = self._written_fields(name)
             fields |= {extra: field for extra, field in written.items() if extra not in fields}
         chosen = pa.schema([fields[column] for column in (fields if columns is None else columns)])
-        parts = [chosen.empty_table()]
-        for path in tables.part_paths(self.folder / name):
-            with _telling_damage(path):
-                part = pq.ParquetFile(path).read(columns=chosen.names)
+        strings = [field.name for field in chosen if pa.types.is_string(field.type)]
+        rows = self._reading(name, lambda found: [chosen.empty_table(), *self._rows(found, chosen)])
+        return pa.concat_tables(rows).to_pandas(strings_to_categorical=bool(strings))
+
+    def _rows(self, found: Mapping[str, Part | None], chosen: pa.Schema) -> Iterator[pa.Table]:
+        for name in found:
+            path = parts.locate(self.folder, name)
+            with _telling_damage(path), parts.open_part(path) as file:
+                part = file.read(columns=chosen.names)
                 # A run of an older version lacks the columns that came later: they were not measured.
                 for field in chosen:
                     if field.name not in part.column_names:
                         part = part.append_column(field, pa.nulls(len(part), field.type))
-                parts.append(part.select(chosen.names).cast(chosen))
-        strings = [field.name for field in chosen if pa.types.is_string(field.type)]
-        return pa.concat_tables(parts).to_pandas(strings_to_categorical=bool(strings))
+                yield part.select(chosen.names).cast(chosen)
 
     def _written_fields(self, name: str) -> dict[str, pa.Field]:
         """Fields of the parts of a table by name, each from the first part that has it."""
-        fields: dict[str, pa.Field] = {}
-        for path in tables.part_paths(self.folder / name):
-            with _telling_damage(path):
-                for field in pq.read_schema(path):
-                    fields.setdefault(field.name, field)
-        return fields
+
+        def read(found: Mapping[str, Part | None]) -> dict[str, pa.Field]:
+            fields: dict[str, pa.Field] = {}
+            for part in found:
+                path = parts.locate(self.folder, part)
+                with _telling_damage(path), parts.open_part(path) as file:
+                    for field in file.schema_arrow:
+                        fields.setdefault(field.name, field)
+            return fields
+
+        return self._reading(name, read)
+
+    def _reading(self, table: str, read: Callable[[Mapping[str, Part | None]], _T]) -> _T:
+        """What ``read`` makes of a table's parts, each found whole; once more where they were merged meanwhile."""
+        manifest, missing = self.manifest, ""
+        for _ in range(_TRIES):
+            listed = parts.listed(manifest)
+            found: dict[str, Part | None]
+            if listed is None:
+                found = dict.fromkeys(parts.on_disk(self.folder, table))
+            else:
+                found = {**parts.of_table(listed, table)}
+            try:
+                self._check(found)
+                return read(found)
+            except FileNotFoundError as error:
+                missing, before = str(error.filename), manifest
+                manifest = manifests.read(self.folder)
+                if manifest.get("parts") == before.get("parts") and not Path(missing).exists():
+                    break
+        raise parts.damage(Path(missing), "it is missing")
+
+    def _check(self, found: Mapping[str, Part | None]) -> None:
+        for name, part in found.items():
+            if part is not None and part not in self._whole:
+                parts.check(self.folder, name, part)
+                self._whole.add(part)
+
+    @cached_property
+    def _whole(self) -> set[Part]:
+        """Parts that were found to be what was written."""
+        return set()
 
     @property
     def status(self) -> str:
@@ -112,11 +156,10 @@ def _telling_damage(path: Path) -> Iterator[None]:
     """Turn what goes wrong with a part into a sentence that names it."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); the other parts are readable: "
-            "copy it again from where it was written, or delete it to go on without its steps"
-        ) from error
+        raise parts.damage(path, str(error).partition("\n")[0]) from error
 
 
 def _describe(field: pa.Field) -> Column:
@@ -143,14 +186,36 @@ def read_run(folder: Path | str) -> Run:
     """
     folder = Path(folder)
     manifest = manifests.read(folder)
-    path = folder / "config.yaml"
-    config: Any = {}
-    if path.exists():
-        try:
-            config = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {path}: {error}") from error
+    text = read_config(folder, manifest)
+    try:
+        config = {} if text is None else yaml.load(text, Loader=_LOADER)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {folder / CONFIG}: {' '.join(str(error).split())[:300]}") from error
     return Run(folder, manifest, config if isinstance(config, dict) else {})
+
+
+def read_config(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Text of a run's config; None where it has none.
+
+    Raises
+    ------
+    UserError
+        When it cannot be read, or is not the one that the manifest knows.
+    """
+    path, known = folder / CONFIG, manifest.get("config_sha256")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if known is None:
+            return None
+        why = "it is missing"
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+    else:
+        if known is None or digests.of_text(text) in known:
+            return text
+        why = "it was changed after it was written"
+    raise UserError(f"cannot use {path}: {why}; to take the one of a checkpoint: cflow resume {folder}")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[Path]:
@@ -170,12 +235,11 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path} is not an existing folder; give a run or a folder that holds runs")
-        for folder, inside, files in os.walk(path, followlinks=False):
-            if manifests.NAME in files:
-                found[Path(folder)] = None
+        for folder, inside, names in walk(path):
+            if manifests.NAME in names or ("metrics" in inside and manifests.is_run(folder)):
+                found[folder] = None
                 inside.clear()  # runs do not nest
-            # Hidden folders hold no runs. Numbered jobs of a sweep in their own order: 2 before 10.
-            inside[:] = sorted((name for name in inside if name[0] != "."), key=_natural)
+            inside.sort(key=_natural)  # numbered jobs of a sweep in their own order: 2 before 10
     return list(found)
 
 

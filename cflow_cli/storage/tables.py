@@ -1,17 +1,14 @@
-"""The two tables as Arrow schemas and Parquet parts."""
+"""The two tables as Arrow schemas, and as rows of a Parquet part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cflow_cli.records import EIGENVALUES, KINDS, METRICS, Column
-from cflow_cli.storage.files import write_atomically
 
 TABLES = ("metrics", "eigenvalues")
 
@@ -70,20 +67,6 @@ def to_arrow(table: str, columns: Mapping[str, Any], wanted: pa.Schema | None = 
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{table}: columns of different lengths {lengths}")
     return pa.Table.from_arrays(arrays, schema=wanted)
-
-
-def write_part(path: Path, rows: pa.Table) -> None:
-    """Write one Parquet part, complete or not at all."""
-    repeated = [field.name for field in rows.schema if not pa.types.is_floating(field.type)]
-    write_atomically(
-        path,
-        lambda temporary: pq.write_table(rows, temporary, compression="zstd", use_dictionary=repeated),
-    )
-
-
-def part_paths(folder: Path) -> Sequence[Path]:
-    """List the complete parts of a table's folder, oldest first."""
-    return sorted(folder.glob("part-*.parquet"))
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
