@@ -283,11 +283,13 @@ FILES: dict[str, tuple[str, str]] = {
     "manifest": ("run", "manifest.json"),
     "sweep": ("sweep", "sweep.json"),
 }
+# Without a digest the file is taken at its word, so what it says of its own run is no matter here; of others it is.
+BY_HAND = "a field of another type, by hand"
 HARMS: dict[str, Callable[[Path, random.Random], None]] = {
     "a bit flipped": flip,
     "cut short": cut,
     "removed": remove,
-    "a field of another type": retype,
+    BY_HAND: retype,
 }
 
 
@@ -330,13 +332,17 @@ class Bits:
         """
         out = Outcome(f"{kind}: {harm}")
         harmed, pattern = FILES[kind]
+        about_others = {
+            key: value for key, value in self._wanted.items() if key[1].partition("/")[0] != harmed
+        }
+        wanted = about_others if harm == BY_HAND else self._wanted
         for number in range(first, first + count):
             rng = random.Random(f"{self._seed}/{kind}/{harm}/{number}")
             shutil.rmtree(self._copy)
             shutil.copytree(self._whole, self._copy)
             HARMS[harm](rng.choice(sorted((self._copy / harmed).glob(pattern))), rng)
             try:
-                verdict, said = judge(look(self._copy), self._wanted, self._states, harmed)
+                verdict, said = judge(look(self._copy), wanted, self._states, harmed)
             except Exception as error:
                 verdict, said = f"ends in {type(error).__name__}: {error}", ""
             out.count(verdict, said.replace(str(self._copy), "RUNS"), str(number))
@@ -346,13 +352,13 @@ class Bits:
 def outcomes(seed: int, flips: int, only: str | None = None, first: int = 0) -> Iterator[Outcome]:
     """Every kind of file and harm; other harms are fewer than flips, for there are not so many of them."""
     # Without sweep.json a folder is no sweep, and a run may have any number of checkpoints.
-    known = {"a field of another type": ("manifest", "sweep"), "removed": ("parquet", "config", "manifest")}
+    known = {BY_HAND: ("manifest", "sweep"), "removed": ("parquet", "config", "manifest")}
     with tempfile.TemporaryDirectory(prefix="cflow-bits-") as work:
         bits = Bits(Path(work), seed)
         for kind in FILES:
             for harm in HARMS:
                 if only in (None, kind) and kind in known.get(harm, FILES):
-                    fewer = {"removed": 40, "cut short": 4, "a field of another type": 4}.get(harm, 1)
+                    fewer = {"removed": 40, "cut short": 4, BY_HAND: 4}.get(harm, 1)
                     yield bits.inflict(kind, harm, first, -(-flips // fewer))
 
 
