@@ -82,7 +82,7 @@ def named_in(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield where, node["_target_"]
         for key, value in node.items():
             yield from named_in(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(node, list):
+    elif isinstance(node, list | tuple | set):  # YAML has all three
         for place, value in enumerate(node):
             yield from named_in(value, f"{where}[{place}]")
 
@@ -208,7 +208,7 @@ def _texts(node: Any) -> Iterator[str]:
         for key, value in node.items():
             yield from _texts(key)
             yield from _texts(value)
-    elif isinstance(node, list):
+    elif isinstance(node, list | tuple | set):  # YAML has all three
         for value in node:
             yield from _texts(value)
 

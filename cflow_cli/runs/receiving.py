@@ -79,12 +79,16 @@ def check_sweep(sweep: sweeps.Sweep, config_dir: Path | None) -> None:
             f"{path} takes configs from the folder {given}; if it is your own: --config-dir {given}; {_TRUST}"
         )
     inside = sweep.folder.resolve()
-    for job in sweep.jobs:
+    try:
+        jobs = sweep.jobs
+        words = [*(sweep.content.get("overrides") or ()), *(text for job in jobs for text in job.overrides)]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+    for job in jobs:
         if not (inside / job.folder).resolve().is_relative_to(inside):
             raise UserError(f"{path} has a run in {job.folder}, which is not in the folder of the sweep")
     own = targets.modules_in(config_dir)
-    texts = [*sweep.content["overrides"], *(text for job in sweep.jobs for text in job.overrides)]
-    for text in dict.fromkeys(map(str, texts)):
+    for text in dict.fromkeys(map(str, words)):
         _check_override(text, path, own)
 
 
