@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from strategies import plain
 
 from cflow_cli import cli
+from cflow_cli.commands import completion
 from cflow_cli.config import targets
 from cflow_cli.config.building import build
 from cflow_cli.config.composing import compose
@@ -275,6 +276,14 @@ def test_every_transformation_and_schedule_of_optax_may_be_named():
     ):
         with pytest.raises(UserError, match="is no"):
             targets.find(where, f"optax.{name}")
+
+
+def test_completion_offers_no_file_whose_name_is_a_command(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in ("mine", "$(touch MARKER)", "`touch MARKER`", "a;touch MARKER", "x\ny"):
+        (tmp_path / "model" / f"{name}.yaml").write_text("_target_: mine.Model\n")
+    found = completion.complete(f"cflow run --config-dir {tmp_path} model=", [])
+    assert "model=mine " in found and not any(set("$`;\n") & set(word) for word in found)
 
 
 # --- downloads ------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def quote(text: str) -> str:
 
     Examples
     --------
-    >>> print(quote("it's"), quote("back\slash"))
+    >>> print(quote("it's"), quote("back\\slash"))
     'it\'s' 'back\slash'
     """
     # Backslashes escape only where a quote follows, so those at the end are doubled and the others are not.

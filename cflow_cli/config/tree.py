@@ -184,7 +184,8 @@ def _groups_in(root: Path) -> dict[str, dict[str, Path]]:
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(root.glob("*/**/*.yaml")):
         group = path.parent.relative_to(root).as_posix()
-        if not group.startswith("hydra"):
+        # A name that Hydra's grammar does not know can be no choice, and no shell should be offered it.
+        if not group.startswith("hydra") and re.fullmatch(r"[\w.@+-]+", path.stem):
             found.setdefault(group, {})[path.stem] = path
     return found
 
