@@ -15,6 +15,7 @@ from strategies import plain
 
 from cflow_cli import cli
 from cflow_cli.commands import completion
+from cflow_cli.commands.starting import REPORTER
 from cflow_cli.config import targets
 from cflow_cli.config.building import build
 from cflow_cli.config.composing import compose
@@ -212,7 +213,7 @@ def test_a_sweep_folder_is_data(name, armed):
     content["jobs"] = [{"number": 0, "overrides": ["lr=0.1"], "folder": "0"}]
     (folder / "sweep.json").write_text(json.dumps(content | SWEEPS[name]))
     with pytest.raises(UserError, match=r"sweep\.json") as raised:
-        sweeping.resume(folder, [])
+        sweeping.resume(folder, [], REPORTER)
     assert "\n" not in str(raised.value)
     assert [path.name for path in folder.iterdir()] == ["sweep.json"]
 
@@ -247,7 +248,8 @@ def test_components_of_one_s_own_are_found_where_pythonpath_leads(tmp_path, monk
             {"_target_": "my_parts.opt", "learning_rate": 1, "depth": 2.5},
             "optimizer.depth must be a whole number",
         ),
-        ({"_target_": "my_parts.opt", "learning_rate": 1, "_partial_": True}, "only _args_"),
+        ({"_target_": "my_parts.opt", "learning_rate": 1, "_partial_": True}, "made a partial, which is no"),
+        ({"_target_": "my_parts.opt", "learning_rate": 1, "_recursive_": False}, "only _args_"),
     ):
         with pytest.raises(UserError, match="optimizer") as raised:
             build(OmegaConf.create(node), "optimizer")

@@ -102,8 +102,9 @@ def _build_plain(node: Mapping[str, Any], where: str, arguments: Mapping[str, An
     for key in given.keys() & bound.arguments.keys():
         given[key] = _check_type(given[key], signature.parameters[key].annotation, f"{where}.{key}")
     if in_part:
-        return functools.partial(target, *positional, **given)
-    made = _call(target, positional, {**given, **arguments}, where)
+        made = functools.partial(target, *positional, **given)
+    else:
+        made = _call(target, positional, {**given, **arguments}, where)
     targets.check_made(where, node["_target_"], made)
     return made
 
