@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import pickle
 import sys
 import tarfile
@@ -32,7 +33,7 @@ class Payload:
         self.path = path
 
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return pathlib.Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def armed(tmp_path, monkeypatch):
     """A folder with files that run when the wrong function reads them, and in the end no MARKER."""
     monkeypatch.chdir(tmp_path)
     marker = tmp_path / "MARKER"
-    run = f"open({str(marker)!r}, 'w')"
+    run = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Payload(marker)))
     np.save(tmp_path / "bad.npy", np.array([Payload(marker)], dtype=object), allow_pickle=True)
     joblib.dump(Payload(marker), tmp_path / "bad.joblib")
@@ -48,7 +49,7 @@ def armed(tmp_path, monkeypatch):
     (tmp_path / "site" / "bad.pth").write_text(f"import os; {run}\n")
     (tmp_path / "bad.py").write_text(f"{run}\ndef f(*a, **k): {run}\n")
     # They do what they are there for: without this the tests could not fail.
-    pd.read_pickle(tmp_path / "bad.pkl").close()
+    pd.read_pickle(tmp_path / "bad.pkl")
     assert marker.exists()
     marker.unlink()
     yield tmp_path

@@ -184,8 +184,8 @@ def resume(
     if resuming.is_done(folder, cfg):
         print(f"{folder} is done, at step {step}; to continue it, give more steps, such as steps={2 * step}")
         return None
-    _append_to_log(folder)
     prepared = prepare(cfg, choices=run.manifest.get("choices"), folder=folder)
+    _append_to_log(folder)
     return execute(prepared, folder, describe=describe)
 
 
