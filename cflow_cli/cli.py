@@ -18,6 +18,7 @@ from cflow_cli.errors import (
     EXIT_USER_ERROR,
     UserError,
     did_you_mean,
+    printable,
     wants_traceback,
 )
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if wants_traceback():
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if wants_traceback():
             raise
-        text = " ".join(str(error).split())[:300]
+        text = printable(" ".join(str(error).split())[:300])
         print(f"error: {type(error).__name__}: {text} (CFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         return EXIT_FAILED
 

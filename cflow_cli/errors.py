@@ -18,6 +18,25 @@ class UserError(Exception):
     """What the user asked for cannot be done; the message says what is wrong, what is allowed, what helps."""
 
 
+def printable(text: str) -> str:
+    r"""Text from a file as one line that a terminal, a table and a comment show and do not obey.
+
+    Line breaks become spaces; escape sequences, other control characters and those that turn the direction of writing
+    show as they are written in Python.
+
+    Examples
+    --------
+    >>> print(printable("η = 0.1\nred \x1b[31m"))
+    η = 0.1 red \x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else " " if character.isspace() else ascii(character)[1:-1]
+        for character in text
+    )
+
+
 def wants_traceback() -> bool:
     """Whether the user asked for tracebacks: CFLOW_TRACEBACK=1 or HYDRA_FULL_ERROR=1."""
     return any(os.environ.get(name) == "1" for name in ("CFLOW_TRACEBACK", "HYDRA_FULL_ERROR"))

@@ -232,7 +232,7 @@ def test_several_are_chosen_each_with_its_keys():
         (["logger=csv", "logger.csv.foldr=x"], "did you mean logger.csv.folder?"),
         (["logger=wandbb"], "did you mean wandb?"),
         (["logger.wandb.project=x"], "logger.wandb.project needs logger=wandb, which is not chosen"),
-        (["logger=csv", "logger.csv._target_=pathlib.Path"], "logger.csv: pathlib.Path is no Logger"),
+        (["logger=csv", "logger.csv._target_=pathlib.Path"], "logger.csv: pathlib.Path is no logger"),
         (["tags=a"], "tags must be a list, as in 'tags=[a,b]', got 'a'"),
         (["tags=[[a]]"], "tags must be a list of words"),
     ],

@@ -15,6 +15,7 @@ HYDRAS = {
     "hydra.run.dir",
     "hydra.sweep.dir",
     "hydra.sweep.subdir",
+    "hydra.sweeper.max_batch_size",
     "hydra.job.num",
     "hydra.mode",
     "hydra.launcher",

@@ -24,6 +24,7 @@ from rich.console import Console
 from scipy.signal import savgol_coeffs
 
 from cflow_cli.commands import compare, report
+from cflow_cli.commands import list as listing
 from cflow_cli.commands import plot as plotting
 from cflow_cli.engine.options import Discrete
 from cflow_cli.errors import UserError
@@ -312,6 +313,31 @@ def test_formats_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "a\\_0 & 0.2 & 3 \\% & 0.99 \\\\" in latex.splitlines()
     text = out("--metric", "loss_error_central,edge_step")
     assert "3 %" in text and "98" in text and "50 %" not in text
+
+
+@pytest.mark.parametrize("form", [*tables.FORMATS, "html"])
+@pytest.mark.parametrize("command", [report, listing])
+def test_text_from_files_is_shown_and_not_obeyed(
+    command: Any, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command is listing and form == "html":
+        return
+    reason = "=cmd|' /C calc'!A0\n\\input{/etc/passwd}\x1b]0;title\x07\x9b2J\u202e</script><script>alert(1)"
+    fabricate(tmp_path / "run", status="failed", reason=reason)
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["choices"] |= {"optimizer": "=1+1\n\\input{x}", "model": "\x1b[31mmlp"}
+    path.write_text(json.dumps(manifest))
+    assert command.main([str(tmp_path), "--format", form]) == 0
+    said = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e") & set(said)
+    assert not any(line.lstrip().startswith((r"\input", "=")) for line in said.splitlines())
+    if form == "csv":
+        (row,) = csv.DictReader(io.StringIO(said))
+        cell = row["optimizer" if command is report else "what"]
+        assert cell.startswith(r"'=1+1 \input{x}")
+    if form == "html":
+        assert "<script>alert" not in said
 
 
 def test_groups_are_means_over_the_runs_that_are_done(

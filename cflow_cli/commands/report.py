@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cflow_cli.commands.parsing import Parser
-from cflow_cli.errors import UserError
+from cflow_cli.errors import UserError, printable
 from cflow_cli.report import tables
 
 
@@ -108,13 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Where the output is for a program, what is said beside it must not be in it.
     beside = sys.stdout if form == "table" else sys.stderr
     for line in gathered.status_lines():
-        print(line, file=beside)
+        print(printable(line), file=beside)
     return 0
 
 
 def _print_definitions(columns: Sequence[tables.Column]) -> None:
     for column in columns:
-        print(f"{column.name}: {column.meaning}")
+        print(printable(f"{column.name}: {column.meaning}"))
 
 
 def _say(*lines: str) -> None:

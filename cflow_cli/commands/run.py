@@ -15,7 +15,7 @@ from cflow_cli.commands import report
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.config import tree
 from cflow_cli.config.settings import SETTINGS
-from cflow_cli.errors import EXIT_FAILED, UserError
+from cflow_cli.errors import EXIT_FAILED, UserError, printable
 from cflow_cli.runs import sweeps
 
 if TYPE_CHECKING:
@@ -194,4 +194,4 @@ def _print_summary(folder: Path) -> None:
     try:
         report.main([str(folder)])
     except UserError as error:
-        print(f"no summary: {error}", file=sys.stderr)
+        print(f"no summary: {printable(str(error))}", file=sys.stderr)

@@ -35,32 +35,37 @@ def sweep(overrides: Sequence[str], config_dir: Path | None) -> SweepResult | No
     return sweeping.launch(overrides, config_dir, REPORTER)
 
 
-def resume(folder: Path, overrides: Sequence[str]) -> RunResult | None:
+def resume(
+    folder: Path, overrides: Sequence[str], config_dir: Path | None, *, trust: bool
+) -> RunResult | None:
     """Do what ``cflow resume RUN`` does."""
-    return launching.resume(folder, overrides, ending.describe)
+    return launching.resume(folder, overrides, ending.describe, config_dir, trust=trust)
 
 
-def resume_sweep(folder: Path, overrides: Sequence[str]) -> SweepResult | None:
+def resume_sweep(
+    folder: Path, overrides: Sequence[str], config_dir: Path | None, *, trust: bool
+) -> SweepResult | None:
     """Do what ``cflow resume SWEEP`` does."""
-    return sweeping.resume(folder, overrides, REPORTER)
+    return sweeping.resume(folder, overrides, REPORTER, config_dir, trust=trust)
 
 
 def show(args: argparse.Namespace, config_dir: Path | None) -> None:
     """Print what was asked for with ``--info`` or ``--cfg``, of a sweep for each of its runs."""
+    overrides = composing.paths_as_text(args.overrides, multirun=args.multirun)
     with composing.hydra_session(config_dir) as hydra:
-        cfg = composing.composed(hydra, args.overrides, config_dir, multirun=args.multirun)
+        cfg = composing.composed(hydra, overrides, config_dir, multirun=args.multirun)
         if args.info is not None:
             # Hydra prints it through a logger on which it sets up a handler for everything.
             root = logging.getLogger()
             handlers, level = root.handlers[:], root.level
-            hydra.show_info(args.info, tree.PRIMARY, composing.for_hydra(args.overrides))
+            hydra.show_info(args.info, tree.PRIMARY, composing.for_hydra(overrides))
             root.handlers[:] = handlers
             root.setLevel(level)
             return
         if not args.multirun or args.cfg == "hydra":
             _print_config(hydra, cfg, args)
             return
-        _, axes, jobs = sweeping.plan(hydra, args.overrides, config_dir, REPORTER)
+        _, axes, jobs = sweeping.plan(hydra, overrides, config_dir, REPORTER)
         if jobs is None:
             raise UserError(
                 "this sweeper chooses one point after the other, so there is no list of its runs; leave out -m, and "

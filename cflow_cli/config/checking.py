@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cflow_cli.config import targets
 from cflow_cli.config.building import build_options
+from cflow_cli.config.interpolation import check_interpolations
 from cflow_cli.config.settings import SETTINGS, Settings
 from cflow_cli.config.tree import default_choices
+from cflow_cli.config.values import LARGEST, format_value, is_number
 from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.loggers.base import Logger
 
@@ -52,11 +55,19 @@ def check(cfg: DictConfig) -> Checked:
                 raise UserError(
                     f"unknown key {str(key)!r}{hint}; the top level has {', '.join(sorted(known))}"
                 )
-        if not cfg.get("processes"):
+        check_interpolations(OmegaConf.to_container(cfg, resolve=False))
+        if not isinstance(cfg.get("processes"), DictConfig) or not cfg.processes:
             raise UserError("processes must name at least one, as in 'processes=[discrete,central]'")
         # measurements=[] leaves no node of that name.
         for key in sorted(known - {"measurements", "logger"} - {str(key) for key in cfg}):
             raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
+        for key in targets.KINDS.keys() & {str(key) for key in cfg} - {"schedule", "logger"}:
+            if not isinstance(cfg[key], DictConfig):
+                raise UserError(
+                    f"{key} must be a choice with its keys, got {format_value(cfg[key])}; "
+                    f"leave out {key}=… for the default"
+                )
+        targets.check_names(_plain(cfg))
         settings = Settings.of({key: _plain(cfg.get(key)) for key in settings_keys})
         # The schedule first: the optimizer holds it, and a mistake should be named where it was made.
         for group in ("schedule", "optimizer"):
@@ -67,7 +78,7 @@ def check(cfg: DictConfig) -> Checked:
         )
         eigs = build_options(cfg.eigs, "eigs")
         return Checked(settings, processes, measurements, eigs, _build_loggers(cfg.get("logger") or {}))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
@@ -96,6 +107,11 @@ _FRACTIONS = ("b1", "b2", "decay", "momentum")
 _NOT_NEGATIVE = ("eps", "eps_root", "weight_decay", "initial_accumulator_value", "initial_scale")
 
 
+def _is_bounded(value: Any) -> bool:
+    """Whether a number is finite and float32 holds its square; switches count as numbers here."""
+    return isinstance(value, bool) or (is_number(value) and abs(value) <= LARGEST)
+
+
 def _check_numbers(node: Any, where: str) -> None:
     """Every value of an optimizer or schedule is a number or a switch; decays are below 1."""
     if not isinstance(node, DictConfig):
@@ -110,7 +126,9 @@ def _check_numbers(node: Any, where: str) -> None:
         if name.startswith("_") or name.endswith("dtype") or isinstance(value, DictConfig | ListConfig):
             continue
         if isinstance(value, str):
-            raise UserError(f"{full} must be a number, got {value!r}")
+            raise UserError(f"{full} must be a number, got {format_value(value)}")
+        if isinstance(value, int | float) and not _is_bounded(value):
+            raise UserError(f"{full} must be a number of at most {LARGEST:g}, got {format_value(value)}")
         if name in _FRACTIONS and value is not None and not 0 <= value < 1:
             raise UserError(f"{full} must be at least 0 and below 1, got {value}")
         if name in _NOT_NEGATIVE and value is not None and not value >= 0:

@@ -18,9 +18,10 @@ from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from cflow_cli.config import yaml_files
 from cflow_cli.config.checking import check
+from cflow_cli.config.interpolation import check_interpolations
 from cflow_cli.config.tree import (
     PRIMARY,
     choices_of_experiment,
@@ -43,6 +44,10 @@ EXTRAS = {
     "optuna": "optuna",
 }
 _MAX_LABEL = 80
+# Keys whose values are paths: they are read as text, whatever characters a folder's name has.
+_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "init.from", "data.path", "data.root")
+# Hydra's parser takes seconds for longer ones, and its stack is not made for deeper ones.
+_MAX_OVERRIDE, _MAX_BRACKETS = 10_000, 30
 
 
 # --- composing ------------------------------------------------------------------------------------
@@ -58,6 +63,8 @@ def hydra_session(config_dir: Path | None = None) -> Iterator[Hydra]:
         The folder given with ``--config-dir``, if any.
     """
     groups(config_dir)
+    for path in () if config_dir is None else sorted(config_dir.rglob("*.yaml")):
+        yaml_files.load(path)  # what Hydra would take minutes to read is told at once
     register_resolvers()
     state = Singleton.get_state()
     GlobalHydra.instance().clear()
@@ -107,6 +114,7 @@ def composed(
 
     With ``multirun`` sweeps such as ``lr=0.1,0.2`` are accepted; their values are left to be checked.
     """
+    overrides = paths_as_text(overrides, multirun=multirun)
     problem = _first_problem(overrides, config_dir, multirun=multirun)
     if problem:
         raise UserError(problem)
@@ -118,8 +126,11 @@ def composed(
             with_log_configuration=False,
             from_shell=False,
         )
-    except (HydraException, OmegaConfBaseException) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever Hydra and OmegaConf meet in files that they did not foresee
         raise UserError(_from_hydra(error)) from error
+    check_interpolations(OmegaConf.to_container(cfg, resolve=False))
     if not multirun:
         check(without_hydra(cfg))
         scale_rate(cfg)
@@ -172,21 +183,81 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def paths_as_text(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
+    """Overrides with the values of paths in quotes, for Hydra's grammar knows no folder named ``ü (1)``.
+
+    What is in quotes already, ``null`` and, with ``multirun``, a sweep over paths stay as they are.
+
+    Parameters
+    ----------
+    overrides
+        As on the command line.
+    multirun
+        Whether commas may separate the values of a sweep.
+
+    Examples
+    --------
+    >>> paths_as_text(["lr=0.1", "hydra.run.dir=runs/é=1", "init.from=null"])
+    ['lr=0.1', "hydra.run.dir='runs/é=1'", 'init.from=null']
+    """
+    return [_path_as_text(text, multirun) for text in overrides]
+
+
+def _path_as_text(text: str, multirun: bool) -> str:
+    key, _, value = text.partition("=")
+    if key.lstrip("+") not in _PATHS or value in ("", "null") or len(text) > _MAX_OVERRIDE:
+        return text
+    parsed = parse(text)
+    sweeps = multirun and not key.startswith("hydra.")
+    if parsed is not None and (value[0] in "'\"" or (sweeps and parsed.is_sweep_override())):
+        return text
+    parts = value.split(",") if sweeps else [value]
+    return f"{key}={','.join(map(quote, parts))}"
+
+
+def quote(text: str) -> str:
+    r"""A text as a value in Hydra's grammar.
+
+    Examples
+    --------
+    >>> print(quote("it's"), quote("back\\slash"))
+    'it\'s' 'back\slash'
+    """
+    # Backslashes escape only where a quote follows, so those at the end are doubled and the others are not.
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def parse(text: str) -> Override | None:
+    """An override as Hydra reads it; None for one that it cannot read."""
+    depth = most = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        most = max(most, depth)
+    if len(text) > _MAX_OVERRIDE or most > _MAX_BRACKETS:
+        return None
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (HydraException, ValueError):  # a ValueError for numbers of thousands of digits
+        return None
+
+
 def _first_problem(overrides: Sequence[str], config_dir: Path | None, *, multirun: bool) -> str | None:
     """The first override that Hydra would stumble on, in a sentence of ours."""
     available = groups(config_dir)
-    parser = OverridesParser.create()
     chosen: dict[str, Any] = {}
     values, launcher_keys = [], []
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
+        override = parse(text)
+        if override is None:
+            long = "; put long or deep values into a file of --config-dir" if len(text) > _MAX_LABEL else ""
             return (
-                f"cannot read the override {text!r}; write key=value, as in lr=0.05 or "
-                "'model.widths=[64,64]' (quoted, so that the shell leaves the brackets alone)"
+                f"cannot read the override {format_value(text)}; write key=value, as in lr=0.05 or "
+                f"'model.widths=[64,64]' (quoted, so that the shell leaves the brackets alone){long}"
             )
         key = override.key_or_group
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and text.partition("=")[2].strip("'\" ") == "":
+            return f"{key} must be a folder, got nothing; leave it out for one below outputs/"
         if override.is_sweep_override() and not multirun:
             return f"{text} is a sweep; add -m to run each value: cflow run -m {text}"
         if override.is_sweep_override() and re.match("launcher[.=]", text):
@@ -211,6 +282,10 @@ def _read_choice(override: Override, text: str, choices: Mapping[str, Any]) -> t
     """What is wrong with an override of a group, if anything, and the choice that it makes (a sweep's first)."""
     key, value = override.key_or_group, override.value()
     asked: list[Any]
+    if value is None:
+        optional = key != "processes" and isinstance(default_choices().get(key), list)
+        instead = f"{key}=[] takes none" if optional else f"leave out {key}=… for the default"
+        return f"{key}=null chooses nothing; {instead}, or choose from {', '.join(choices)}", None
     if isinstance(value, Glob):
         asked = value.filter(list(choices))
         if not asked:
@@ -239,6 +314,10 @@ def _value_problem(
     added = override.is_add() or override.is_force_add()
     if not known and not (added and key.split(".")[0] in available):
         return _unknown_key(key, keys, chosen, available)
+    if isinstance(keys.get(key), bool) and not override.is_sweep_override():
+        value = override.value()
+        if not isinstance(value, bool) and "${" not in str(value):
+            return f"{key} must be true or false, got {format_value(value)}"
     if isinstance(keys.get(key), list) and not override.is_sweep_override():
         value, example = override.value(), str(keys[key] or ["a", "b"]).replace(" ", "").replace("'", "")
         if not isinstance(value, list) and value is not None and "${" not in str(value):

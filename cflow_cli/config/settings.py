@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cflow_cli.config.values import (
+    LARGEST,
+    MOST_STEPS,
     Check,
     format_value,
     not_negative,
@@ -102,7 +104,7 @@ def _setting(
 
 
 def _device(value: Any) -> str:
-    match = re.fullmatch(r"(\w+)(?::(\d+))?", str(value))
+    match = re.fullmatch(r"(\w+)(?::(\d{1,4}))?", str(value))
     require(match is not None and match[1] in DEVICES and not (match[2] and match[1] == "auto"))
     return str(value)
 
@@ -194,7 +196,7 @@ class Settings:
     lr: float = field(
         metadata=_setting(
             "learning rate, or the peak of its schedule; each optimizer brings its own default",
-            "a positive number",
+            f"a positive number of at most {LARGEST:g}",
             positive,
             hint="; for a schedule add schedule=cosine, say",
         )
@@ -202,11 +204,15 @@ class Settings:
     lr_factor: float = field(
         metadata=_setting(
             "lr is multiplied by it: lr_factor=0.5,1,2 are rates around each optimizer's own",
-            "a positive number",
+            f"a positive number of at most {LARGEST:g}",
             positive,
         )
     )
-    steps: int = field(metadata=_setting("optimizer steps", "a whole number of at least 1", whole_from(1)))
+    steps: int = field(
+        metadata=_setting(
+            "optimizer steps", f"a whole number from 1 to {MOST_STEPS}", whole_from(1, MOST_STEPS)
+        )
+    )
     seed: int = field(
         metadata=_setting(
             "of the initial weights and everything else random",
@@ -237,7 +243,7 @@ class Settings:
     kick: float = field(
         metadata=_setting(
             "norm of a random kick to the discrete weights at each step; 0 is the plain optax loop",
-            "a number of at least 0",
+            f"a number from 0 to {LARGEST:g}",
             not_negative,
         )
     )

@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
+from cflow_cli.config import yaml_files
 from cflow_cli.errors import UserError
 
 PRIMARY = "config"
-# Safe loaders both; the one in C is ten times faster, but is not in every build of PyYAML.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def conf_dir() -> Path:
@@ -54,15 +53,7 @@ def read_yaml(path: Path) -> Any:
     UserError
         If it is not readable YAML.
     """
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, yaml.load(text, _Loader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return yaml_files.load(path) or {}
 
 
 def read_choice(path: Path, group: str) -> Choice:
@@ -73,7 +64,8 @@ def read_choice(path: Path, group: str) -> Choice:
     UserError
         If it is not readable YAML.
     """
-    text, content = _read(path)
+    text = yaml_files.read(path)
+    content = yaml_files.parse(text, path) or {}
     package, summary = group.replace("/", "."), ""
     for line in text.splitlines():
         comment = line.removeprefix("#").strip()
@@ -128,7 +120,7 @@ def read_entries(path: Path) -> list[Entry]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     entries = []
-    for key, line, node in _leaves(yaml.compose(text, _Loader)):
+    for key, line, node in _leaves(yaml.compose(text, yaml_files.LOADER)):
         if key.split(".")[0] == "defaults" or key.endswith("_target_"):
             continue
         value = " ".join(text[node.start_mark.index : node.end_mark.index].split())
@@ -192,15 +184,16 @@ def _groups_in(root: Path) -> dict[str, dict[str, Path]]:
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(root.glob("*/**/*.yaml")):
         group = path.parent.relative_to(root).as_posix()
-        if not group.startswith("hydra"):
+        # A name that Hydra's grammar does not know can be no choice, and no shell should be offered it.
+        if not group.startswith("hydra") and re.fullmatch(r"[\w.@+-]+", path.stem):
             found.setdefault(group, {})[path.stem] = path
     return found
 
 
 def default_choices() -> dict[str, Any]:
     """Group -> default choice (a list for groups that take several), as in the primary config."""
-    text = (conf_dir() / f"{PRIMARY}.yaml").read_text(encoding="utf-8")
-    entries = [entry for entry in yaml.load(text, _Loader)["defaults"] if isinstance(entry, dict)]
+    content = yaml_files.load(conf_dir() / f"{PRIMARY}.yaml")
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     pairs = [(str(k).removeprefix("optional "), v) for entry in entries for k, v in entry.items()]
     return {group: choice for group, choice in pairs if "/" not in group}
 
@@ -243,6 +236,7 @@ def override_keys(chosen: Mapping[str, Any], config_dir: Path | None = None) -> 
 
 def choices_of_experiment(experiment: Path) -> dict[str, Any]:
     """Choices that an experiment's defaults list makes with ``override /group: choice``."""
-    entries = (yaml.load(experiment.read_text(encoding="utf-8"), _Loader) or {}).get("defaults") or []
+    content = yaml_files.load(experiment)
+    entries = (content.get("defaults") if isinstance(content, dict) else None) or []
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return {key.removeprefix("override /"): value for key, value in pairs if key.startswith("override /")}

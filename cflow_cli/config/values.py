@@ -8,15 +8,30 @@ from typing import Any
 
 Check = Callable[[Any], Any]
 
+# float32 holds the square of any number up to here; what is larger is a slip of the hand.
+LARGEST = 1e15
+# What optimizers count steps in.
+MOST_STEPS = 2**31 - 1
+_SHOWN = 100
+
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def format_value(value: Any) -> str:
     """A value as messages show it: text with quotes."""
-    return repr(value) if isinstance(value, str) else str(value)
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def require(holds: bool) -> None:
@@ -42,14 +57,14 @@ def whole_from(least: int, most: float = math.inf) -> Check:
 
 
 def positive(value: Any) -> float:
-    """A number above 0."""
-    require(is_number(value) and value > 0)
+    """A number above 0, and not above ``LARGEST``."""
+    require(is_number(value) and 0 < value <= LARGEST)
     return float(value)
 
 
 def not_negative(value: Any) -> float:
-    """A number of at least 0."""
-    require(is_number(value) and value >= 0)
+    """A number of at least 0, and not above ``LARGEST``."""
+    require(is_number(value) and 0 <= value <= LARGEST)
     return float(value)
 
 

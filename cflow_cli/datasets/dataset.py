@@ -12,7 +12,8 @@ from cflow_cli.errors import UserError
 TASKS = ("classification", "binary", "regression", "tokens")
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -24,7 +25,7 @@ def check_test_size(n_test: int | None) -> None:
     UserError
         If it is neither null nor an integer of at least 1.
     """
-    if n_test is not None and not _is_count(n_test):
+    if n_test is not None and not is_count(n_test):
         raise UserError(f"data.n_test must be an integer of at least 1 (or null for none), got {n_test!r}")
 
 
@@ -85,7 +86,7 @@ class Dataset:
         self._check_split(self.x, self.y, self.mask, "")
         if self.x_test is not None and self.y_test is not None:
             self._check_split(self.x_test, self.y_test, self.mask_test, "_test")
-        if self.microbatch is not None and not _is_count(self.microbatch):
+        if self.microbatch is not None and not is_count(self.microbatch):
             raise UserError(
                 f"data.microbatch must be an integer of at least 1 (or null for all at once), "
                 f"got {self.microbatch!r}"

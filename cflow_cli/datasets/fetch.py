@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -156,16 +157,28 @@ def fetch(name: str, to: Path | None = None, archive: Archive | None = None) -> 
                 f"{archive.url} is not the published archive (its SHA-256 differs) and was deleted; run again"
             )
         with tempfile.TemporaryDirectory(dir=to, prefix=".unpacking-") as unpacking:
-            with tarfile.open(part) as tar:
-                tar.extractall(unpacking, filter="data")
             inside = Path(unpacking) / archive.folder
-            missing = [file for file in archive.files if not (inside / file).is_file()]
-            if missing:
-                raise UserError(f"{archive.url} lacks {archive.folder}/{missing[0]}")
+            inside.mkdir()
+            with tarfile.open(part) as tar:
+                for file in archive.files:
+                    _unpack(tar, f"{archive.folder}/{file}", inside / file, archive.url)
             if folder.exists():
                 shutil.rmtree(folder)
             inside.rename(folder)
         part.unlink()
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"cannot unpack {part} into {to}: {error}") from None
     return folder
+
+
+def _unpack(tar: tarfile.TarFile, name: str, to: Path, url: str) -> None:
+    """Write one file of an archive; nothing else in it, links and paths that lead out among them, is looked at."""
+    try:
+        member = tar.getmember(name)
+    except KeyError:
+        raise UserError(f"{url} lacks {name}") from None
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise UserError(f"{url} holds no plain file {name}")
+    with content, to.open("wb") as file:
+        shutil.copyfileobj(content, file)

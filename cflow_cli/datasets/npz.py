@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import TASKS, Dataset
+from cflow_cli.datasets.dataset import TASKS, Dataset, is_count
 from cflow_cli.errors import UserError
 
 ARRAYS = ("x", "y", "x_test", "y_test", "mask", "mask_test")
 
 
+# Classes that are counted from the labels: a label far beyond any number of classes is no class.
+_MOST_CLASSES = 100_000
+# What integers of a run are.
+_INT32 = np.iinfo(np.int32)
+
+
 def _read(path: Path) -> dict[str, NDArray]:
+    if not path.is_file():  # nor a pipe, which would be waited for
+        raise UserError(f"data.path={path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
+        # Numpy tells an .npz by its first bytes and takes anything else for a single array.
+        with zipfile.ZipFile(path) as archive:
+            members = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in ARRAYS]
+        size, memory = sum(entry.file_size for entry in members), _memory()
+        if size > memory // 2:
+            raise ValueError(
+                f"its arrays have {size / 1e9:.1f} GB, this machine {memory / 1e9:.1f} GB of memory"
+            )
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
             return {name: file[name] for name in file.files if name in ARRAYS}
-    except FileNotFoundError:
-        raise UserError(f"data.path={path} does not exist") from None
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes zipfile, zlib and numpy's parser raise a dozen kinds
+        text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"data.path={path} is not an .npz file of plain arrays ({error}); write one with "
+            f"data.path={path} is not an .npz file of plain arrays ({text}); write one with "
             "numpy.savez(path, x=..., y=...)"
         ) from None
 
 
-def _tidy(y: NDArray, task: str) -> NDArray:
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _tidy(y: NDArray, task: str, name: str) -> NDArray:
     """Targets in the type and shape of the task, where that changes no value."""
     if y.dtype.kind not in "iufb":
-        raise UserError(f"data.path: y must hold numbers, got {y.dtype}; number the classes from 0")
+        raise UserError(f"data.path: {name} must hold numbers, got {y.dtype}; number the classes from 0")
     if task in ("classification", "tokens"):
-        if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all():
-            y = y.astype(np.int64)
-        return y.astype(np.int32) if y.dtype.kind in "iu" else y
+        whole = y.dtype.kind in "iu" or (
+            y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all()
+        )
+        if whole and not (_INT32.min <= y.min() and y.max() <= _INT32.max):
+            raise UserError(
+                f"data.path: {name} has {y.max() if y.max() > 0 else y.min()}, and whole numbers of a {task} task "
+                f"are at most {_INT32.max}; number the classes from 0"
+            )
+        return y.astype(np.int32) if whole else y
     y = y.astype(np.float64 if y.dtype == np.float64 else np.float32)
     if task == "binary":
         y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
@@ -75,6 +100,10 @@ def npz(
         raise UserError("data=npz needs data.path, the .npz file with arrays x and y")
     if task not in TASKS:
         raise UserError(f"data.task must be one of {', '.join(TASKS)}; got {task!r}")
+    if classes is not None and not is_count(classes):
+        raise UserError(
+            f"data.classes must be a whole number of at least 1, or null to count them, got {classes!r}"
+        )
     arrays = _read(Path(path).expanduser())
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
@@ -88,19 +117,23 @@ def npz(
             raise UserError(f"{path}: {name} must hold numbers, got {arrays[name].dtype}")
         if name in arrays:
             arrays[name] = (
-                _tidy(arrays[name], "tokens")
+                _tidy(arrays[name], "tokens", name)
                 if task == "tokens"
                 else arrays[name].astype(np.float64 if arrays[name].dtype == np.float64 else np.float32)
             )
     for name in ("y", "y_test"):
         if name in arrays:
-            arrays[name] = _tidy(arrays[name], task)
+            arrays[name] = _tidy(arrays[name], task, name)
     vocabulary = None
     if task in ("classification", "tokens"):
         kept = ("y", "y_test", "x", "x_test") if task == "tokens" else ("y", "y_test")
-        outputs = (
-            classes if classes is not None else 1 + max(int(arrays[k].max()) for k in kept if k in arrays)
-        )
+        counted = 1 + max(int(arrays[k].max()) for k in kept if k in arrays)
+        if classes is None and counted > _MOST_CLASSES:
+            raise UserError(
+                f"{path} has the label {counted - 1}, which would make {counted} classes; number them from 0, or give "
+                "their number as data.classes"
+            )
+        outputs = counted if classes is None else classes
         vocabulary = outputs if task == "tokens" else None
     else:
         outputs = arrays["y"].shape[1] if arrays["y"].ndim == 2 else 1

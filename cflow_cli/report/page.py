@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,6 +125,10 @@ def render_page(
     # Inside a script element only "</" could end it; "<!--" could confuse the parser.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace(
         "<", "\\u003c"
+    )
+    # What turns the direction of writing, or is a command to a terminal where the page is printed on one.
+    text = re.sub(
+        r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]", lambda found: json.dumps(found[0])[1:-1], text
     )
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     return template.replace("__DATA__", text)

@@ -11,9 +11,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
+
+from cflow_cli.errors import printable
 
 FORMATS = ("table", "md", "csv", "latex", "json")
 """How a table can be written; ``table`` is for the terminal."""
@@ -104,6 +106,25 @@ class Table:
     rows: Sequence[Sequence[Any]]
     notes: Sequence[tuple[str, str]] | None = None
     shared: Sequence[tuple[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make all text printable, whatever form the table is written in: anybody may write the files it is from."""
+        columns = [
+            replace(
+                column,
+                name=printable(column.name),
+                heading=printable(column.heading),
+                meaning=printable(column.meaning),
+            )
+            for column in self.columns
+        ]
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "rows", [[_printable(value) for value in row] for row in self.rows])
+        if self.notes is not None:
+            notes = [(printable(run), printable(note)) for run, note in self.notes]
+            object.__setattr__(self, "notes", notes)
+        shared = [(printable(heading), _printable(value)) for heading, value in self.shared]
+        object.__setattr__(self, "shared", shared)
 
     def format_cells(self) -> list[list[str]]:
         """Format all values for reading."""
@@ -209,6 +230,10 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]], kinds: Sequ
     return render(Table(columns, rows), "md")
 
 
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a number that can be averaged and sorted by."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -309,7 +334,7 @@ def _to_csv(table: Table) -> str:
     for column, has_error in zip(table.columns, spread):
         header += [column.name, f"{column.name}_standard_error"] if has_error else [column.name]
     notes = _notes_by_row(table)
-    writer.writerow(header if notes is None else [*header, "notes"])
+    writer.writerow(map(_to_cell, header if notes is None else [*header, "notes"]))
     for number, row in enumerate(table.rows):
         values: list[Any] = []
         for value, has_error in zip(row, spread):
@@ -319,8 +344,15 @@ def _to_csv(table: Table) -> str:
                 values.append(value)
         if notes is not None:
             values.append("; ".join(notes[number]))
-        writer.writerow(["" if value is None else value for value in values])
+        writer.writerow(map(_to_cell, values))
     return out.getvalue()
+
+
+def _to_cell(value: Any) -> Any:
+    """A value of a CSV file; text that a spreadsheet would take for a formula gets its sign for text."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def _to_json(table: Table) -> str:

@@ -21,7 +21,7 @@ from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
 from cflow_cli.errors import UserError, one_sentence, wants_traceback
-from cflow_cli.runs import resuming, sweeps
+from cflow_cli.runs import receiving, resuming, sweeps
 from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
 from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import RunWriter, files, read_run
@@ -81,6 +81,7 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
     UserError
         If the request cannot be carried out; nothing is written then.
     """
+    overrides = composing.paths_as_text(overrides)
     with composing.hydra_session(config_dir) as hydra:
         cfg = composing.composed(hydra, overrides, config_dir)
         if any(text.startswith("launcher") for text in overrides):
@@ -113,14 +114,21 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
         result: RunResult | UserError = hydra.run(
             config_name=tree.PRIMARY,
             task_function=job,
-            overrides=[*overrides, f"hydra.run.dir={quote_path(folder)}"],
+            overrides=[*overrides, f"hydra.run.dir={composing.quote(str(folder))}"],
         ).return_value
     if isinstance(result, UserError):
         raise result
     return result
 
 
-def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | None = None) -> RunResult | None:
+def resume(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    describe: Describe | None = None,
+    config_dir: Path | None = None,
+    *,
+    trust: bool = False,
+) -> RunResult | None:
     """Continue a run; what ``cflow resume RUN`` does.
 
     Parameters
@@ -131,6 +139,10 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
         ``key=value`` of :data:`cflow_cli.config.settings.CHANGEABLE` keys.
     describe
         See :func:`cflow_cli.runs.run.execute`.
+    config_dir
+        A folder of configs of the user's own: the modules that they name are trusted.
+    trust
+        Whether whatever the run's config names may be built, also what is neither of this package nor of optax.
 
     Returns
     -------
@@ -140,7 +152,7 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
     Raises
     ------
     UserError
-        If the folder holds no run, or an override would make it another one.
+        If the folder holds no run, an override would make it another one, or its config names what nobody trusts.
     """
     for note in resuming.mend(folder):
         print(f"note: {note}", flush=True)
@@ -156,11 +168,15 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
                 f"{text} cannot change in a run that is continued; {', '.join(CHANGEABLE)} can. "
                 "For another run from the same point: cflow run init.from=" + str(folder)
             )
-    cfg = OmegaConf.create(run.config)
+    if not trust:
+        receiving.check_run(folder, run.config, config_dir)
     try:
+        cfg = OmegaConf.create(run.config)
         cfg.merge_with_dotlist(list(overrides))
     except Exception as error:
-        raise UserError(f"cannot read {' '.join(overrides)}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"cannot read {folder / 'config.yaml'} {' '.join(overrides)}: {' '.join(str(error).split())}"
+        ) from error
     check(cfg)
     step = run.manifest.get("step") or 0
     if cfg.steps < step:
@@ -168,8 +184,8 @@ def resume(folder: Path, overrides: Sequence[str] = (), describe: Describe | Non
     if resuming.is_done(folder, cfg):
         print(f"{folder} is done, at step {step}; to continue it, give more steps, such as steps={2 * step}")
         return None
-    _append_to_log(folder)
     prepared = prepare(cfg, choices=run.manifest.get("choices"), folder=folder)
+    _append_to_log(folder)
     return execute(prepared, folder, describe=describe)
 
 
@@ -297,8 +313,3 @@ def make_folder(folder: Path, *, again: bool) -> bool:
             "choose another hydra.run.dir (or hydra.sweep.dir)"
         ) from error
     return True
-
-
-def quote_path(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

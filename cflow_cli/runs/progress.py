@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cflow_cli import clock
+from cflow_cli.errors import printable
 
 if TYPE_CHECKING:
     from cflow_cli.engine.recording import Chunk
@@ -62,6 +63,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Show a line, and put it into the run's log."""
+        text = printable(text)
         # A reader that has left (head, a closed pager) is no reason to end a run of hours.
         with contextlib.suppress(BrokenPipeError):
             print(text, flush=True)
@@ -106,6 +108,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Show a line, and put it into the run's log."""
+        text = printable(text)
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         log.info("%s", text)
 

@@ -29,8 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cflow_cli import clock
 from cflow_cli.config import composing, tree
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
-from cflow_cli.runs import slurm
-from cflow_cli.runs.launching import Reporter, fresh_folder, make_folder, quote_path, sweep_job
+from cflow_cli.runs import receiving, slurm
+from cflow_cli.runs.launching import Reporter, fresh_folder, make_folder, sweep_job
 from cflow_cli.runs.sweeps import (
     SLURM_LAUNCHERS,
     UNFINISHED,
@@ -75,6 +75,7 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
     UserError
         If the request cannot be carried out; nothing is written then.
     """
+    overrides = composing.paths_as_text(overrides, multirun=True)
     with composing.hydra_session(config_dir) as hydra:
         return _launch(hydra, overrides, config_dir, reporter)
 
@@ -117,9 +118,16 @@ def _launch(
     _check_launcher(cfg)
     folder = Path(cfg.hydra.sweep.dir)
     chosen = any(text.startswith("hydra.sweep.dir=") for text in overrides)
+    given = None if config_dir is None else str(config_dir.resolve())
     if chosen and is_sweep(folder):
-        if jobs is not None and read(folder).jobs == jobs:
-            return resume(folder, [text for text in overrides if _LAUNCHERS.match(text)], reporter)
+        there = read(folder)
+        if jobs is not None and there.jobs == jobs:
+            # What is there was asked for in the same words, or is to be checked as any other.
+            same = (
+                there.content.get("overrides") == list(overrides) and there.content.get("config_dir") == given
+            )
+            again = [text for text in overrides if _LAUNCHERS.match(text)]
+            return resume(folder, again, reporter, config_dir, trust=same)
         raise UserError(
             f"{folder} already holds another sweep; choose another folder with hydra.sweep.dir=…, "
             f"or continue the sweep that is there: {resume_command(folder)}"
@@ -133,7 +141,7 @@ def _launch(
         "axes": axes,
         **manifests.environment(),
         "started": clock.now(),
-        "config_dir": None if config_dir is None else str(config_dir.resolve()),
+        "config_dir": given,
         "overrides": list(overrides),
         "jobs": None if jobs is None else [vars(job) for job in jobs],
         "launches": [],
@@ -151,7 +159,14 @@ def describe(axes: Mapping[str, Sequence[str]], jobs: Sequence[Job]) -> str:
     return f"sweep of {len(jobs)} run{'s' * (len(jobs) != 1)}{': ' * bool(swept)}{swept}"
 
 
-def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepResult | None:
+def resume(
+    folder: Path,
+    overrides: Sequence[str],
+    reporter: Reporter,
+    config_dir: Path | None = None,
+    *,
+    trust: bool = False,
+) -> SweepResult | None:
     """What ``cflow resume SWEEP`` does: launch the cells that did not finish, the same way as before.
 
     Parameters
@@ -162,6 +177,10 @@ def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepR
         Of the launcher only: ``launcher=slurm launcher.timeout_min=600``.
     reporter
         What the report makes of each run.
+    config_dir
+        The folder of configs that the sweep was started with: whoever gives it vouches for the modules it names.
+    trust
+        Whether whatever the sweep names may be built and run.
 
     Returns
     -------
@@ -171,7 +190,7 @@ def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepR
     Raises
     ------
     UserError
-        If there is nothing that can be resumed in this way.
+        If there is nothing that can be resumed in this way, or it would run what nobody vouches for.
     """
     sweep = read(folder)
     if sweep.content["jobs"] is None:
@@ -186,6 +205,8 @@ def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepR
                 f"{text}: a sweep is continued as it began, only its launcher can change, as in launcher=slurm "
                 "launcher.timeout_min=600; for other values start another sweep"
             )
+    if not trust:
+        receiving.check_sweep(sweep, config_dir)
     found = cells(folder)
     jobs = [cell.job for cell in found if cell.status in UNFINISHED and cell.job is not None]
     print(f"sweep {folder}: {count_statuses(found)}", flush=True)
@@ -204,7 +225,7 @@ def resume(folder: Path, overrides: Sequence[str], reporter: Reporter) -> SweepR
     folder = folder.resolve()
     # Relative paths (of data, say) are meant from where the sweep was started.
     directory = Path(sweep.content["working_directory"])
-    here = contextlib.chdir(directory if directory.is_dir() else Path.cwd())
+    here = contextlib.chdir(directory if directory.is_absolute() and directory.is_dir() else Path.cwd())
     with here, composing.hydra_session(config_dir) as hydra:
         _check_launcher(composing.composed(hydra, everything, config_dir, multirun=True))
         return _launch_jobs(hydra, folder, jobs, everything, reporter)
@@ -322,7 +343,11 @@ def _launch_jobs(
     hydra: Any, folder: Path, jobs: Sequence[Job] | None, overrides: Sequence[str], reporter: Reporter
 ) -> SweepResult:
     """Run cells through Hydra's launcher; how they ended is asked of the runs themselves."""
-    master = [*composing.for_hydra(overrides), "hydra.mode=MULTIRUN", f"hydra.sweep.dir={quote_path(folder)}"]
+    master = [
+        *composing.for_hydra(overrides),
+        "hydra.mode=MULTIRUN",
+        f"hydra.sweep.dir={composing.quote(str(folder))}",
+    ]
     cfg = hydra.compose_config(
         config_name=tree.PRIMARY, overrides=master, run_mode=RunMode.MULTIRUN, with_log_configuration=True
     )
@@ -385,7 +410,7 @@ def _pass_to_launcher(
     size = cfg.hydra.sweeper.max_batch_size or len(jobs)
     for first in range(0, len(jobs), size):
         batch = [
-            [*job.overrides, *selection, f"hydra.sweep.subdir={quote_path(Path(job.folder))}"]
+            [*job.overrides, *selection, f"hydra.sweep.subdir={composing.quote(job.folder)}"]
             for job in jobs[first : first + size]
         ]
         for returned in launcher.launch(batch, initial_job_idx=first):

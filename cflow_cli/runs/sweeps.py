@@ -6,6 +6,7 @@ number, overrides and folder of each job. So a job that was killed before it wro
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 from collections import Counter
@@ -371,7 +372,10 @@ def status_lines(folder: Path, found: Sequence[Cell]) -> list[str]:
         lines.append(f"finish just these: {resume_command(folder)}")
     if any(cell.status in ("pending", "running") for cell in found):
         cancel = [launch["cancel"] for launch in read(folder).launches if launch.get("cancel")]
-        lines += [f"cancel the others: {command}" for command in cancel[-1:]]
+        # Of a file that may come from anywhere only what is such a command is shown, for somebody may run it.
+        lines += [
+            f"cancel the others: {text}" for text in cancel[-1:] if re.fullmatch(r"scancel [\d ]+", text)
+        ]
     return lines
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
+from cflow_cli.config import yaml_files
 from cflow_cli.errors import UserError
 from cflow_cli.records import METRICS, Column
 from cflow_cli.storage import digests, manifests, parts, tables
@@ -187,10 +187,7 @@ def read_run(folder: Path | str) -> Run:
     folder = Path(folder)
     manifest = manifests.read(folder)
     text = read_config(folder, manifest)
-    try:
-        config = {} if text is None else yaml.load(text, Loader=_LOADER)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {folder / CONFIG}: {' '.join(str(error).split())[:300]}") from error
+    config = {} if text is None else yaml_files.parse(text, folder / CONFIG)
     return Run(folder, manifest, config if isinstance(config, dict) else {})
 
 
@@ -245,7 +242,3 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
 
 def _natural(name: str) -> tuple[Any, ...]:
     return (0, int(name), name) if name.isdigit() else (1, 0, name)
-
-
-# The C parser is ten times as fast where it is built in; five hundred configs are then no wait.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
