@@ -157,7 +157,7 @@ def test_what_one_s_own_folder_of_configs_names_is_trusted(armed, monkeypatch):
     (own / "net.yaml").write_text("_target_: my_models.Net\nwidth: 3\n")
     folder = received(armed / "run", "model", {"_target_": "my_models.Other", "width": 3})
     reached = []
-    monkeypatch.setattr(launching, "prepare", lambda cfg, choices: reached.append(cfg.model) or sys.exit())
+    monkeypatch.setattr(launching, "prepare", lambda cfg, **_: reached.append(cfg.model) or sys.exit())
     with pytest.raises(SystemExit):
         launching.resume(folder, config_dir=armed / "own")
     with pytest.raises(SystemExit):
