@@ -324,10 +324,9 @@ def test_text_from_files_is_shown_and_not_obeyed(
         return
     reason = "=cmd|' /C calc'!A0\n\\input{/etc/passwd}\x1b]0;title\x07\x9b2J\u202e</script><script>alert(1)"
     fabricate(tmp_path / "run", status="failed", reason=reason)
-    path = tmp_path / "run" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = manifests.read(tmp_path / "run")
     manifest["choices"] |= {"optimizer": "=1+1\n\\input{x}", "model": "\x1b[31mmlp"}
-    path.write_text(json.dumps(manifest))
+    manifests.write(tmp_path / "run", manifest)
     assert command.main([str(tmp_path), "--format", form]) == 0
     said = capsys.readouterr().out
     assert not set("\x1b\x07\x9b\u202e") & set(said)
