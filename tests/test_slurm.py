@@ -71,7 +71,7 @@ def manifest(folder):
 
 def statuses(folder, env):
     done = cflow("list", str(folder), "--format", "json", env=env, cwd=folder)
-    return [row["status"] for row in json.loads(done.stdout)]
+    return [row["status"] for row in json.loads(done.stdout)["rows"]]
 
 
 def until(condition):
