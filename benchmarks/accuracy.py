@@ -43,6 +43,7 @@ from cflow_cli.models.cnn import CNN  # noqa: E402
 from cflow_cli.models.mlp import MLP  # noqa: E402
 from cflow_cli.optimizers import adam_uncorrected, scalar_adam, scalar_rmsprop  # noqa: E402
 from cflow_cli.report import definitions as define  # noqa: E402
+from cflow_cli.report import smoothing  # noqa: E402
 from cflow_cli.report.tables import markdown  # noqa: E402
 
 KICK = 1e-3
@@ -175,7 +176,7 @@ def _variance_correlation(eigenvalues: pd.DataFrame, flow: str, steps: pd.Index)
     """
     own = eigenvalues[(eigenvalues.process == flow) & eigenvalues.step.isin(steps)]
     predicted, measured = (
-        define.smoothed(own[own.kind == kind].groupby("step").value.sum())
+        smoothing.smoothed(own[own.kind == kind].groupby("step").value.sum())
         for kind in ("sigma", "sigma_measured")
     )
     return predicted.corr(measured) if len(predicted) > 1 else np.nan

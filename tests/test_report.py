@@ -40,6 +40,7 @@ from cflow_cli.report import (
     overview,
     page,
     plot,
+    smoothing,
     style,
     summary,
     tables,
@@ -200,12 +201,12 @@ def test_a_flow_that_stopped_is_compared_where_both_exist(tmp_path: Path) -> Non
 def test_smoothing_is_exact_for_lines_and_blind_to_period_two() -> None:
     t = np.arange(120)
     y = pd.Series(3 - 0.01 * t + (-1.0) ** t, index=t)
-    s = definitions.smoothed(y, 50)
+    s = smoothing.smoothed(y, 50)
     assert (s.index[0], s.index[-1]) == (25, 94)
     np.testing.assert_allclose(s, 3 - 0.01 * s.index.to_numpy(), rtol=1e-13)
-    gap = definitions.smoothed(y.drop(60), 50)
+    gap = smoothing.smoothed(y.drop(60), 50)
     assert set(gap.index) == set(range(25, 35)) | set(range(86, 95))
-    assert definitions.smoothed(y[:50], 50).empty
+    assert smoothing.smoothed(y[:50], 50).empty
     assert np.isnan(definitions.relative_error(y[:50], y))
     assert np.isnan(definitions.relative_error(y, y, start=95))
     # What is smoothed on one side only counts its own convexity as an error.
@@ -215,16 +216,16 @@ def test_smoothing_is_exact_for_lines_and_blind_to_period_two() -> None:
     steep = pd.Series(10.0 ** (-t / 10), index=t)
     q = 10.0 ** (-1 / 10 * np.arange(-25, 26))
     factor = (q[1:-1].sum() + (q[0] + q[-1]) / 2) / 50
-    np.testing.assert_allclose(definitions.smoothed(steep), factor * steep[25:95], rtol=1e-12)
+    np.testing.assert_allclose(smoothing.smoothed(steep), factor * steep[25:95], rtol=1e-12)
 
 
 def test_trend_keeps_parabolas_and_is_blind_to_period_two() -> None:
     t = np.arange(120)
     curve = pd.Series(3 - 0.01 * t + 0.002 * t**2, index=t)
-    trend = definitions.trend(curve + (-1.0) ** t)
+    trend = smoothing.trend(curve + (-1.0) ** t)
     np.testing.assert_allclose(trend, curve[25:95], rtol=1e-12)
     # A filter of Savitzky and Golay, whose small response to a period of 2 is taken out.
-    weights = np.array([definitions.trend(pd.Series(one)).iloc[0] for one in np.eye(51)])
+    weights = np.array([smoothing.trend(pd.Series(one)).iloc[0] for one in np.eye(51)])
     np.testing.assert_allclose(weights, savgol_coeffs(51, 2), atol=1e-3)
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cflow_cli.figures.measuring import Direction
-from cflow_cli.report import definitions, style
+from cflow_cli.report import smoothing, style
 
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of what is no process, such as eigenvalues and learning rates: colour-blind safe, in a fixed order."""
@@ -57,13 +57,13 @@ def raw(ax: Axes, values: pd.Series, process: str = "discrete", **look: Any) -> 
 
 
 def mean(ax: Axes, values: pd.Series, process: str = "midpoint", **look: Any) -> None:
-    """Draw the centred mean over ``definitions.WINDOW`` steps, of squares a variance: wide."""
-    _wide(ax, definitions.smoothed(values), process, look)
+    """Draw the centred mean over ``smoothing.WINDOW`` steps, of squares a variance: wide."""
+    _wide(ax, smoothing.smoothed(values), process, look)
 
 
 def trend(ax: Axes, values: pd.Series, process: str = "midpoint", **look: Any) -> None:
-    """Draw what oscillates smoothed over ``definitions.WINDOW`` steps, a parabola as it is: wide."""
-    _wide(ax, definitions.trend(values), process, look)
+    """Draw what oscillates smoothed over ``smoothing.WINDOW`` steps, a parabola as it is: wide."""
+    _wide(ax, smoothing.trend(values), process, look)
 
 
 def _wide(ax: Axes, values: pd.Series, process: str, look: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cflow_cli.report import definitions
+from cflow_cli.report import definitions, smoothing
 from cflow_cli.storage import Run
 
 NUMERICAL_ZERO = 1e-5
@@ -70,8 +70,8 @@ class FigureRun:
         return definitions.series(self.run.metrics, process, column)
 
     def smoothed(self, process: str, column: str) -> pd.Series:
-        """The centred mean over ``definitions.WINDOW`` steps of a :meth:`series`."""
-        return definitions.smoothed(self.series(process, column))
+        """The centred mean over ``smoothing.WINDOW`` steps of a :meth:`series`."""
+        return smoothing.smoothed(self.series(process, column))
 
     def prediction(self, process: str = "central") -> pd.Series:
         """A flow's prediction of the optimizer's mean loss."""
@@ -169,8 +169,8 @@ class FigureRun:
         for place in predicted.columns[:_DIRECTIONS]:
             sigma = predicted[place].dropna()
             sigma = sigma[sigma > NUMERICAL_ZERO * predicted[0].max()]
-            if len(sigma) > definitions.WINDOW:
-                found.append(Direction(place, definitions.smoothed(measured[place].dropna()), sigma))
+            if len(sigma) > smoothing.WINDOW:
+                found.append(Direction(place, smoothing.smoothed(measured[place].dropna()), sigma))
         return found
 
 

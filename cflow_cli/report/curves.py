@@ -15,7 +15,7 @@ import pandas as pd
 
 from cflow_cli import records
 from cflow_cli.errors import UserError
-from cflow_cli.report import definitions, kept, style
+from cflow_cli.report import definitions, kept, smoothing, style
 from cflow_cli.storage import read_run
 
 Spectra = Mapping[tuple[str, str, int], pd.Series]
@@ -125,7 +125,9 @@ class _View:
         raw = self.series("discrete", column)
         lines = [
             _make_line("discrete", raw, "optimizer", width=0.7, spikes=True, scales=False),
-            _make_line("midpoint", definitions.trend(raw), "optimizer, smoothed", width=3.5, opacity=0.7),
+            _make_line(
+                "midpoint", smoothing.look(column, raw), "optimizer, smoothed", width=3.5, opacity=0.7
+            ),
         ]
         for flow in self.flows:
             if flow == "stable":
@@ -149,7 +151,7 @@ class _View:
                 _make_line(process, values, _label(process), width=0.9 if spiky else 1.5, spikes=spiky)
             )
         if predicted:
-            mean = definitions.trend(self.series("discrete", column))
+            mean = smoothing.look(column, self.series("discrete", column))
             lines.append(_make_line("midpoint", mean, "optimizer, smoothed", width=3.5, opacity=0.7))
             for flow in self.flows:
                 values = self.series(flow, predicted)
@@ -278,7 +280,7 @@ def _variance_lines(spectra: Spectra, process: str = "central") -> list[dict[str
             spectra.get((process, kind, index), _EMPTY) for kind in ("sigma_measured", "sigma")
         )
         for values, label, width, opacity in (
-            (definitions.smoothed(measured), f"measured {index + 1}", 3.5, 0.45),
+            (smoothing.smoothed(measured), f"measured {index + 1}", 3.5, 0.45),
             (predicted, f"predicted {index + 1}", 1.5, 1.0),
         ):
             look: dict[str, Any] = {"width": width, "opacity": opacity, "colour": style.colour(colour)}

@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 
 from cflow_cli import records
+from cflow_cli.report.smoothing import WINDOW, smoothed
 from cflow_cli.report.tables import Column
 from cflow_cli.storage import Run
-
-WINDOW = 50
-"""Steps the smoothing averages over."""
 
 EDGE = 1.98
 """S_eff from which a process counts as being at the edge of stability, whose place is 2."""
@@ -59,71 +57,6 @@ def series(metrics: pd.DataFrame, process: str, column: str) -> pd.Series:
     values = metrics[column].to_numpy(float)
     chosen = (metrics["process"] == process).to_numpy() & ~np.isnan(values)
     return pd.Series(values[chosen], index=metrics["step"].to_numpy(int)[chosen]).sort_index()
-
-
-def smoothed(values: pd.Series, window: int = WINDOW) -> pd.Series:
-    """Centred moving average, only where the full window exists.
-
-    s_t = (½ y_{t−w/2} + y_{t−w/2+1} + … + y_{t+w/2−1} + ½ y_{t+w/2}) / w for an even window w: centred
-    on t, exact for straight lines, and free of any oscillation of period 2.
-
-    Parameters
-    ----------
-    values
-        One value per step; where a step is missing in a window, there is no average.
-    window
-        Even number of steps averaged over.
-
-    Raises
-    ------
-    ValueError
-        When the window is odd or not positive.
-
-    Examples
-    --------
-    >>> smoothed(pd.Series([1.0, 3.0, 1.0, 3.0, 1.0]), window=2).tolist()  # blind to a period of 2
-    [2.0, 2.0, 2.0]
-    """
-    weights = np.full(max(window, 0) + 1, 1 / max(window, 1))
-    weights[[0, -1]] /= 2
-    return _filtered(values, weights)
-
-
-def trend(values: pd.Series, window: int = WINDOW) -> pd.Series:
-    """Centred smoothing that keeps parabolas and is blind to a period of 2, for curves that are looked at.
-
-    A Savitzky–Golay filter: the value at its centre of the least-squares fit of a + bs + cs² + d(−1)^s to a window. A
-    mean floats above a loss that falls convexly, by w²/24 of its second derivative; this does not.
-
-    Parameters
-    ----------
-    values
-        One value per step; where a step is missing in a window, there is no value.
-    window
-        Even number of steps.
-
-    Examples
-    --------
-    >>> trend(pd.Series([0.0, 1.0, 4.0, 9.0, 16.0, 25.0, 36.0]), window=4).round(9).tolist()
-    [4.0, 9.0, 16.0]
-    """
-    steps = np.arange(window + 1) - window / 2
-    basis = np.stack([np.ones_like(steps), steps, steps**2, (-1.0) ** np.arange(window + 1)], axis=1)
-    return _filtered(values, np.linalg.pinv(basis)[0])
-
-
-def _filtered(values: pd.Series, weights: np.ndarray) -> pd.Series:
-    """Weighted sums over every window that is whole, at its centre."""
-    window = len(weights) - 1
-    if window < 2 or window % 2:
-        raise ValueError(f"the smoothing window must be even and positive, got {window}")
-    if values.empty or values.index[-1] - values.index[0] < window:
-        return pd.Series(dtype=float, index=pd.Index([], dtype=int))
-    full = values.reindex(range(values.index[0], values.index[-1] + 1))
-    # Summed window by window, not by running sums, whose rounding would swamp losses that fall by decades.
-    windows = np.lib.stride_tricks.sliding_window_view(full.to_numpy(), window + 1)
-    half = window // 2
-    return pd.Series(windows @ weights, index=full.index[half:-half]).dropna()
 
 
 def edge_step(effective_sharpness: pd.Series, start: int = 0) -> int | None:

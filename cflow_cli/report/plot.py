@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cflow_cli.errors import UserError
-from cflow_cli.report import definitions, style, summary
+from cflow_cli.report import definitions, smoothing, style, summary
 from cflow_cli.storage import Run
 from cflow_cli.storage.files import write_atomically
 
@@ -117,12 +117,12 @@ def time_average(ax: Axes, metrics: pd.DataFrame, column: str, title: str, *, le
         Whether to name the lines.
     """
     raw = definitions.series(metrics, "discrete", column)
-    smooth = definitions.trend(raw)
+    smooth = smoothing.look(column, raw)
     drawn = [smooth]
     if len(raw):
         ax.plot(raw.index, raw, color=style.colour("discrete"), linewidth=0.5, alpha=0.7, label="optimizer")
     if len(smooth):
-        label = f"smoothed over {definitions.WINDOW} steps"
+        label = f"smoothed over {smoothing.WINDOW} steps"
         ax.plot(smooth.index, smooth, color=style.colour("midpoint"), linewidth=2.4, alpha=0.75, label=label)
     for process in _flows(metrics):
         predicted = definitions.series(metrics, process, f"predicted_{column}")
@@ -188,7 +188,7 @@ def distances(ax: Axes, metrics: pd.DataFrame) -> None:
 
 def variances(ax: Axes, eigenvalues: pd.DataFrame, process: str = "central") -> None:
     """Draw the variance of the oscillation along each eigenvector of Σ: measured (smoothed) and predicted."""
-    window = definitions.WINDOW
+    window = smoothing.WINDOW
     shown = 3
     shades = ("#000000", "#D55E00", "#009E73")
     rows = eigenvalues[(eigenvalues["process"] == process) & (eigenvalues["index"] < shown)]
@@ -200,7 +200,7 @@ def variances(ax: Axes, eigenvalues: pd.DataFrame, process: str = "central") -> 
         }
         if not (series["sigma"] > 0).any():
             continue
-        mean = definitions.smoothed(series["sigma_measured"], window)
+        mean = smoothing.smoothed(series["sigma_measured"], window)
         mean = _with_gaps(mean[mean > 0])
         predicted = _with_gaps(series["sigma"][series["sigma"] > 0])
         look: dict[str, Any] = {"color": shades[index]}

@@ -14,7 +14,7 @@ import pandas as pd
 from cflow_cli.config.tree import flatten
 from cflow_cli.errors import attempt
 from cflow_cli.records import Status
-from cflow_cli.report import definitions, kept
+from cflow_cli.report import definitions, kept, smoothing
 from cflow_cli.report.definitions import Quantity
 from cflow_cli.storage import Run, read_run
 
@@ -384,10 +384,10 @@ def _stage(
             f"S_eff is {float(sharpness.iloc[-1]):.3g} at step {steps}, below the edge of stability at 2: the "
             "optimizer does not oscillate and there is nothing to compare yet; more steps, or a larger lr"
         )
-    elif onset is not None and steps - onset <= definitions.WINDOW // 2:
+    elif onset is not None and steps - onset <= smoothing.WINDOW // 2:
         notes.append(
             f"the optimizer oscillates from step {onset} on; its loss is compared once that has lasted "
-            f"{definitions.WINDOW // 2} steps: more steps"
+            f"{smoothing.WINDOW // 2} steps: more steps"
         )
     return notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging.config
 import re
 import sys
@@ -242,6 +243,7 @@ def sweep_job(cfg: DictConfig, reporter: Reporter) -> RunResult | float:
     """
     composing.register_resolvers()
     result = _run_cell(cfg, reporter.describe)
+    _forget_programs()
     if cfg.objective is None:
         return result
     value = reporter.objective(cfg, result.folder) if result.status == "done" else None
@@ -277,6 +279,13 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+def _forget_programs() -> None:
+    """Free the programs of a run: the next has an optimizer of its own and so others, and a sweep hundreds of runs."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def _say_which() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import arrival, flow, panels, raw, trend
-from cflow_cli.report import definitions
+from cflow_cli.report import smoothing
 
 CAPTION = """
 Training loss of Adam at every iterate (pale), smoothed over 50 steps (wide), what the central flow predicts that to be
@@ -40,6 +40,6 @@ def draw(adam):
 def claims(adam):
     """The loss falls by two decades, and the prediction is within 10 %."""
     loss = adam.series("discrete", "loss")
-    yield DECADES(np.log10(loss.iloc[0] / definitions.smoothed(loss).iloc[-1]))
+    yield DECADES(np.log10(loss.iloc[0] / smoothing.smoothed(loss).iloc[-1]))
     yield ERROR(adam.error("loss", start=adam.branch_point))
     yield OSCILLATING(adam.error("loss"))

@@ -1,11 +1,11 @@
 """Most of the gradient at the edge of stability is oscillation, and the central flow predicts it."""
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import flow, panels, raw, trend
+from cflow_cli.figures.drawing import flow, mean, panels, raw
 from cflow_cli.figures.measuring import since
 
 CAPTION = """
-Squared gradient norm of gradient descent (pale) and smoothed over 50 steps (wide); that along the central flow itself
+Squared gradient norm of gradient descent (pale) and its mean over 50 steps (wide); that along the central flow itself
 (dotted) and the time average it predicts (black).
 """
 ERROR = Check(
@@ -27,7 +27,7 @@ def draw(gd):
     figure, (ax,) = panels(1, 1, height=2.4)
     real = since(gd.series("discrete", "grad_norm_sq"), first)
     raw(ax, real, label="‖∇L(w_t)‖²")
-    trend(ax, real, label="smoothed")
+    mean(ax, real, label="its mean")
     own = since(gd.series("central", "grad_norm_sq"), first)
     flow(ax, own, linestyle=(0, (1, 1)), label="‖∇L(w(t))‖²")
     flow(ax, since(gd.series("central", "predicted_grad_norm_sq"), first), label="predicted")

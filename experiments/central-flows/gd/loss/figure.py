@@ -3,7 +3,7 @@
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import flow, panels, raw, trend
 from cflow_cli.figures.measuring import since
-from cflow_cli.report import definitions
+from cflow_cli.report import definitions, smoothing
 
 CAPTION = """
 Training loss of gradient descent L(w_t) (pale) and smoothed over 50 steps (wide); loss along the central flow L(w(t))
@@ -34,7 +34,7 @@ def draw(gd):
     own = since(gd.series("central", "loss"), first)
     flow(ax, own, linestyle=(0, (1, 1)), label="L(w(t))")
     flow(ax, since(gd.prediction(), first), label="predicted")
-    smooth = definitions.trend(real)
+    smooth = smoothing.trend(real)
     ax.set_ylim(0.9 * min(own.min(), smooth.min()), 1.3 * smooth.max())
     ax.set_ylabel("training loss")
     ax.legend()

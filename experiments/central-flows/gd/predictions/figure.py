@@ -3,7 +3,7 @@
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import flow, panels, raw, trend
 from cflow_cli.figures.measuring import since
-from cflow_cli.report import definitions
+from cflow_cli.report import smoothing
 
 CAPTION = """
 Outputs of the network for three training examples (rows) and four classes (columns): at the iterates of gradient
@@ -52,7 +52,7 @@ def claims(gd):
     real, stable, central = outputs(gd)
     errors, far = [], []
     for place in places(real):
-        smooth = definitions.smoothed(real[place])
+        smooth = smoothing.smoothed(real[place])
         scale = smooth.max() - smooth.min()
         after = since(smooth, gd.edge)
         errors.append((after - central[place]).abs().median() / scale)

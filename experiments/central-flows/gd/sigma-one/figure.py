@@ -5,13 +5,13 @@ import numpy as np
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import flow, mean, panels, raw
 from cflow_cli.figures.measuring import median_ratio
-from cflow_cli.report import definitions
+from cflow_cli.report import smoothing
 
 CAPTION = """
 Squared displacement x² of gradient descent from the central flow along its critical eigenvector while there is one
 (pale), its mean over 50 steps (wide), and the variance σ² that the central flow predicts (black).
 """
-LENGTH = Check("steps with one critical eigenvalue", low=2 * definitions.WINDOW)
+LENGTH = Check("steps with one critical eigenvalue", low=2 * smoothing.WINDOW)
 RATIO = Check("σ² over smoothed x², median", 0.75, 1.25, paper="σ² from 0.005 to 0.010")
 
 
@@ -38,7 +38,7 @@ def draw(gd):
     raw(ax, measured, label="x²")
     mean(ax, measured, label="x², mean")
     flow(ax, predicted, label="σ²")
-    ax.set_ylim(0, 2.5 * np.nanmax(definitions.smoothed(measured)))
+    ax.set_ylim(0, 2.5 * np.nanmax(smoothing.smoothed(measured)))
     ax.set_ylabel("squared displacement")
     ax.legend()
     return figure
@@ -48,4 +48,4 @@ def claims(gd):
     """σ² within 25 % of the smoothed x²."""
     measured, predicted = variances(gd)
     yield LENGTH(len(predicted))
-    yield RATIO(median_ratio(definitions.smoothed(measured), predicted))
+    yield RATIO(median_ratio(smoothing.smoothed(measured), predicted))

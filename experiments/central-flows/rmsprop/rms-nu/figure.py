@@ -3,12 +3,12 @@
 import numpy as np
 
 from cflow_cli.figures.claims import Check
-from cflow_cli.figures.drawing import arrival, flow, panels, raw, trend
+from cflow_cli.figures.drawing import arrival, flow, mean, panels, raw
 from cflow_cli.figures.measuring import since
-from cflow_cli.report import definitions
+from cflow_cli.report import definitions, smoothing
 
 CAPTION = """
-Three of the watched weights of RMSProp. Above, the squared gradient g² at every iterate (pale), smoothed over 50 steps
+Three of the watched weights of RMSProp. Above, the squared gradient g² at every iterate (pale), its mean over 50 steps
 (wide), the time average that the central flow predicts (black) and (∂L/∂w)² along the flow itself (dotted). Below, the
 second moment ν of the optimizer (wide) and of the central flow (black). At the vertical line the flow reaches the edge
 of stability.
@@ -41,12 +41,12 @@ def draw(rmsprop):
     for weight, upper, lower in zip(real.columns, axes[:SHOWN], axes[SHOWN:]):
         shown = since(real[weight], rmsprop.branch_point)
         raw(upper, shown)
-        trend(upper, shown, alpha=0.5, label="RMSProp (g²: smoothed)")
+        mean(upper, shown, alpha=0.5, label="RMSProp (g²: mean)")
         flow(upper, own[weight], linestyle=(0, (1, 1)), linewidth=0.9, label="central flow, its own g²")
         flow(upper, predicted[weight], label="central flow, ν and predicted g²")
         flow(lower, nu[weight], "midpoint", linewidth=3, alpha=0.5)
         flow(lower, flow_nu[weight])
-        low = definitions.smoothed(real[weight]).min()
+        low = smoothing.smoothed(real[weight]).min()
         upper.set(yscale="log", ylim=(low / 30, 3 * shown.max()))
         lower.set(yscale="log")
         for ax in (upper, lower):
@@ -62,7 +62,7 @@ def claims(rmsprop):
     errors, shares = [], []
     for weight in real.columns:
         errors.append(definitions.relative_error(nu[weight], flow_nu[weight], rmsprop.onset))
-        smooth = since(definitions.smoothed(real[weight]), rmsprop.onset)
+        smooth = since(smoothing.smoothed(real[weight]), rmsprop.onset)
         shares.append((1 - own[weight] / smooth).median())
     yield ERROR(max(errors))
     yield PART(np.median(shares))

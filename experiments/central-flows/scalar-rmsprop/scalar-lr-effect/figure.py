@@ -2,7 +2,7 @@
 
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import panels, with_flow
-from cflow_cli.report import definitions
+from cflow_cli.report import smoothing
 
 CAPTION = """
 Scalar RMSProp at two learning rates from the same weights: training loss at the iterates (a), sharpness (b)
@@ -47,7 +47,7 @@ def draw(**runs):
 def claims(**runs):
     """The larger η ends with less loss, less sharpness and a larger effective step."""
     smaller, larger = (
-        [definitions.smoothed(real).iloc[-1] for real, _ in measured(run)] for run in runs.values()
+        [smoothing.smoothed(real).iloc[-1] for real, _ in measured(run)] for run in runs.values()
     )
     for check, before, after in zip((LOSS, SHARPNESS, STEP), smaller, larger):
         yield check(after / before)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import SHADES, panels, raw, trend
 from cflow_cli.figures.measuring import until
-from cflow_cli.report import definitions
+from cflow_cli.report import smoothing
 
 CAPTION = """
 Scalar RMSProp at three learning rates from the same weights, each until its training loss (a; thin; its
@@ -52,7 +52,7 @@ def draw(**runs):
         step, _ = reach(run, level)
         loss, sharpness = run.series("discrete", "loss"), until(run.series("midpoint", "sharpness"), step)
         raw(axes[0], until(loss, step), color=colour)
-        trend(axes[0], until(loss, step + definitions.WINDOW // 2), color=colour, alpha=0.5)
+        trend(axes[0], until(loss, step + smoothing.WINDOW // 2), color=colour, alpha=0.5)
         axes[1].plot(sharpness.index, sharpness, color=colour, label=f"η = {run.lr:g}")
     axes[0].axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)))
     for ax in axes:
