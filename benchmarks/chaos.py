@@ -293,7 +293,8 @@ class Chaos:
                 verdict, said = self.compare("gd", folder), process.stdout
             else:
                 verdict, said = self.goes_on("gd", folder)
-            notes = line_with(said, "note: /")
+            told = [line for line in said.splitlines() if line.startswith("note: ") and str(folder) in line]
+            notes = told[0] if told else ""
             out.count(verdict if notes else "nothing was said", notes, "0")
             yield out
 
