@@ -1,6 +1,7 @@
 """A result is the same in memory and on disk, and shows itself."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -106,8 +107,12 @@ def test_a_run_that_was_killed_at_once_is_loaded(tmp_path):
     result = load(tmp_path / "run")
     assert result.run.status == "killed" and result.metrics.empty and result.weights == {}
     assert "killed: its process is gone, after 0 of 12 steps" in result._repr_html_()
-    (tmp_path / "run/metrics/part-00000.parquet").write_bytes(b"nothing")
-    assert "is damaged" in load(tmp_path / "run")._repr_html_()
+
+
+def test_a_damaged_table_is_told(both, tmp_path):
+    harmed = shutil.copytree(both[1], tmp_path / "harmed")
+    next((harmed / "metrics").iterdir()).write_bytes(b"nothing")
+    assert "is damaged" in load(harmed)._repr_html_()
 
 
 def test_loading_needs_no_jax(both):

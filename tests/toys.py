@@ -67,7 +67,7 @@ class Simulated:
 
     def __init__(self, event):
         self.event = event
-        self.warm_start, self.counts, self.step = 0, {}, 0
+        self.warm_start, self.counts, self.step, self.steps = 0, {}, 0, 6
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
         self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
         self.columns, self.kinds = records.METRICS, records.KINDS
