@@ -66,6 +66,7 @@ def test_the_real_optimizer_oscillates_around_the_valley_as_predicted():
     np.testing.assert_allclose(loss[late].mean(), predicted[late].mean(), atol=0.05 * abs(2 / 0.05 * C / B))
 
 
+@pytest.mark.slow
 def test_halving_dt_halves_the_error():
     """Order one in dt of the central and the stable flow, through the edge of stability, by regression over steps."""
     problem = Problem.from_function(network, start())
@@ -91,7 +92,11 @@ def test_halving_dt_halves_the_error():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd(0.6), optax.sgd(0.3, momentum=0.8), RMSPROP],
+    [
+        pytest.param(optax.sgd(0.6), marks=pytest.mark.slow),
+        pytest.param(optax.sgd(0.3, momentum=0.8), marks=pytest.mark.slow),
+        RMSPROP,
+    ],
     ids=["gd", "momentum", "rmsprop"],
 )
 def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
@@ -115,6 +120,7 @@ def test_the_central_flow_holds_every_eigenvalue_at_two(optimizer):
     np.testing.assert_allclose(tracked["value"][there][0], values[0], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_oscillation_is_that_of_the_closed_form_in_one_direction():
     """k = 1, GD: σ² = 2⟨−∇L, ∇S⟩/‖∇S‖² as dt → 0 [Cohen et al., eq. 8]."""
     problem = Problem.from_function(network, start())

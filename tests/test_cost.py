@@ -43,6 +43,7 @@ def test_a_step_costs_a_block_of_products_or_two_and_a_third_derivative_per_pair
         assert rows.hvps.mean() <= 2 * BLOCK
 
 
+@pytest.mark.slow
 def test_third_derivatives_serve_several_steps(monkeypatch):
     """They do not change where L is a cubic, and serve as long as the plane of its two directions does not turn."""
     monkeypatch.setattr(third_derivatives, "_LARGEST_PART_OUTSIDE", 1e-10)
@@ -75,6 +76,7 @@ def _taken(stepper, problem, state):
     return new, info.third_derivatives
 
 
+@pytest.mark.slow
 def test_neither_the_size_of_the_algebra_nor_slices_of_the_weights_matter(problem, monkeypatch):
     """It is compiled for a few numbers of directions, and sums are taken over slices; the step is the same."""
     optimizer = optax.rmsprop(0.6, decay=0.95, initial_scale=1.0, eps_in_sqrt=False)

@@ -79,6 +79,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_numbers_of_one():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],

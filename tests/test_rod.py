@@ -98,7 +98,7 @@ def test_sharpness_and_variance_circle_around_those_of_the_central_flow(flow):
 
 @pytest.mark.parametrize(
     ("optimizer", "flows"),
-    [(optax.sgd(0.6), ["rod", "edge"]), (RMSPROP, ["rod"])],
+    [(optax.sgd(0.6), ["rod", "edge"]), pytest.param(RMSPROP, ["rod"], marks=pytest.mark.slow)],
     ids=["gd", "rmsprop"],
 )
 def test_at_the_edge_the_flows_stay_nearer_to_the_optimizer_than_the_stable_flow(optimizer, flows):

@@ -57,6 +57,7 @@ def test_gradient_descent_on_digits_is_predicted(descent):
     assert loss_error(metrics, "central") < min(0.03, loss_error(metrics, "stable") / 2)
 
 
+@pytest.mark.slow
 def test_adam_on_digits_is_predicted(network):
     metrics = simulate(network, optax.adam(0.01, b2=0.99), steps=250, kick=1e-4).metrics
     flow = define.series(metrics, "central", "effective_sharpness")
@@ -139,6 +140,7 @@ def test_nothing_compiles_after_the_first_chunks(network):
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_a_start_far_above_the_edge_comes_down_to_it(network):
     result = simulate(network, optax.sgd(0.7), steps=100, processes=["central"])
     sharpness = define.series(result.metrics, "central", "effective_sharpness")
