@@ -11,7 +11,7 @@ import pytest
 from benchmarks import bits
 from cflow_cli.cli import main
 from cflow_cli.errors import UserError
-from cflow_cli.runs import resuming, starting
+from cflow_cli.runs import branching, resuming
 from cflow_cli.storage import checkpoints, manifests, mending, read_run
 
 
@@ -97,19 +97,19 @@ def test_the_list_follows_links_once_and_knows_no_time_before_now(tmp_path: Path
 
 def test_a_run_keeps_where_it_branched_off(tmp_path: Path) -> None:
     bits.make_run(tmp_path / "source", 0)
-    init = starting.InitSettings(tmp_path / "source", "discrete", None)
-    point, notes = starting.point(init, tmp_path / "child")
+    init = branching.InitSettings(tmp_path / "source", "discrete", None)
+    point, notes = branching.point(init, tmp_path / "child")
     assert point is not None and not notes
     (tmp_path / "child").mkdir()
-    starting.keep(point, init, tmp_path / "child")
+    branching.keep(point, init, tmp_path / "child")
     newest = checkpoints.paths(tmp_path / "source")[-1]
     newest.unlink()  # the other run is not what it was, and the child does not ask it
-    again, _ = starting.point(init, tmp_path / "child")
+    again, _ = branching.point(init, tmp_path / "child")
     assert (
         again is not None and (again.weights == point.weights).all() and (again.before == point.before).all()
     )
-    other, _ = starting.point(init, None)
+    other, _ = branching.point(init, None)
     assert other is not None and (other.weights != point.weights).any()
     (tmp_path / "child" / checkpoints.START).write_bytes(b"PK")
-    _, (note,) = starting.point(init, tmp_path / "child")
+    _, (note,) = branching.point(init, tmp_path / "child")
     assert "start.npz is damaged" in note and "again" in note

@@ -115,7 +115,7 @@ def test_a_damaged_table_is_told(both, tmp_path):
     assert "is damaged" in load(harmed)._repr_html_()
 
 
-def test_loading_needs_no_jax(both):
-    program = f"import sys, cflow_cli; cflow_cli.load({str(both[1])!r})._repr_html_(); sys.exit('jax' in sys.modules)"
+def test_loading_and_the_table_need_neither_jax_nor_matplotlib(both):
+    program = f"import sys, cflow_cli; cflow_cli.load({str(both[1])!r})._repr_html_(); sys.exit({{'jax', 'matplotlib'}} & {{*sys.modules}} != set())"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert checkpoints.paths(both[1])

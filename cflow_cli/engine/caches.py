@@ -20,5 +20,10 @@ def make_room() -> None:
         with Path("/proc/self/maps").open("rb") as maps:
             crowded = sum(1 for _ in maps) > most / 2
         if crowded:
-            jax.clear_caches()
-            gc.collect()
+            forget()
+
+
+def forget() -> None:
+    """Free all compiled programs."""
+    jax.clear_caches()
+    gc.collect()

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-# Not pyplot: no window system is looked for and nothing stays in memory.
-from matplotlib.figure import Figure
-
 from cflow_cli.errors import UserError
 from cflow_cli.report import definitions, smoothing, style, summary
 from cflow_cli.storage import Run
@@ -20,6 +17,7 @@ from cflow_cli.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SPAN = 30.0
 _SHOWN_EIGENVALUES = 6

@@ -103,9 +103,9 @@ def summarise_folder(folder: Path, name: str | None = None) -> Summary:
     """
     name = name or folder.name
     mark = kept.stamp(folder)
-    known = kept.load(folder, "summary", mark)
-    if known is not None:
-        return _from_kept(folder, name, known)
+    before = kept.load(folder, "summary", mark)
+    if before is not None:
+        return _from_kept(folder, name, before)
     run, why = attempt(lambda: read_run(folder), folder)
     known = None
     if run is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging.config
 import re
 import sys
@@ -284,8 +283,10 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
 def _forget_programs() -> None:
     """Free the programs of a run: the next has an optimizer of its own and so others, and a sweep hundreds of runs."""
     if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
-        gc.collect()
+        # Of a run that was done already, nothing has loaded JAX.
+        from cflow_cli.engine import caches
+
+        caches.forget()
 
 
 def _say_which() -> None:

@@ -27,7 +27,7 @@ from cflow_cli.engine.options import SimulationOptions
 from cflow_cli.engine.snapshot import Snapshot, Start
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
 from cflow_cli.loggers.base import Logger, RunInfo
-from cflow_cli.runs import progress, resuming, starting, sweeps
+from cflow_cli.runs import branching, progress, resuming, sweeps
 from cflow_cli.runs.devices import configure_jax, several_devices
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.tracking import Describe, Tracking
@@ -152,7 +152,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     checked = check(cfg)
     settings = checked.settings
     data = build(cfg.data, "data")
-    start, notes = starting.point(settings.init, folder)
+    start, notes = branching.point(settings.init, folder)
     device = configure_jax(settings)
 
     # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
@@ -303,7 +303,7 @@ def _open_folder(prepared: Prepared, writer: RunWriter) -> list[str]:
     """Begin the run in its folder, or continue the one that is there; sentences on what was found."""
     about, text = _manifest_entries(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True)
     if not mending.is_needed(writer.folder) and not (writer.folder / manifests.NAME).exists():
-        starting.keep(prepared.start, prepared.settings.init, writer.folder)
+        branching.keep(prepared.start, prepared.settings.init, writer.folder)
         writer.start(about | describe_command(), text)
         return []
     notes = mending.mend(writer.folder)

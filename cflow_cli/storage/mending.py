@@ -86,9 +86,8 @@ def _made_again(folder: Path) -> tuple[dict[str, Any], str]:
             except Exception as error:
                 raise parts.damage(folder / name, " ".join(str(error).split())) from error
     merged_since = any(name not in found and len(Path(name).stem.split("-")) > 2 for name in known)
-    now = (
-        known if merged_since else found | known
-    )  # a part that is missing is found out where its rows are wanted
+    # A part that is missing is found out where its rows are wanted.
+    now = known if merged_since else found | known
     manifest["parts"] = {name: vars(part) for name, part in now.items()}
     return {**manifest, "status": "interrupted"}, source
 
