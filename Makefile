@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # Tests of one file stay in one process, which has what they share; the longest files come first (tests/conftest.py).
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# The versions of uv.lock, and so the same ones everywhere. Extras that are there already stay.
-SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --python $(BIN)/python
+# The versions of uv.lock, and so the same ones everywhere. Extras that are there already stay. Compiled as pip does it:
+# where Python may not write beside its modules, each start would compile a thousand of them, for six seconds.
+SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --compile-bytecode --python $(BIN)/python
 # Where packages come from a mirror, which pip knows of and uv does not.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 UV := $(or $(shell command -v uv),$(BIN)/uv)
