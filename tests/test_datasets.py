@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
 
 from cflow_cli.commands.data import main
 from cflow_cli.config.building import build
@@ -22,7 +23,7 @@ from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.cifar10 import DEVIATION, MEAN, cifar10, find_folder
 from cflow_cli.datasets.copying import copying
-from cflow_cli.datasets.digits import digits
+from cflow_cli.datasets.digits import _images, digits
 from cflow_cli.datasets.fetch import Archive, fetch
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
@@ -72,6 +73,12 @@ def test_data_sets_do_not_import_jax():
     code = "import sys, cflow_cli.datasets.cifar10, cflow_cli.datasets.npz, cflow_cli.datasets.sorting, "
     code += "cflow_cli.datasets.digits, cflow_cli.datasets.fetch; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_digits_are_those_of_scikit_learn():
+    images, labels = _images()
+    expected, classes = load_digits(return_X_y=True)
+    assert np.array_equal(images.reshape(len(images), -1), expected) and np.array_equal(labels, classes)
 
 
 def test_digits_are_the_first_of_each_class_and_test_ones_are_others():
