@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def make_room() -> None:
 
 
 def forget() -> None:
-    """Free all compiled programs."""
+    """Free all compiled programs, and give their memory back to the system.
+
+    glibc keeps what is freed: after ten small runs in one process 1.3 GB, of which 0.4 are in use.
+    """
     jax.clear_caches()
     gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
