@@ -8,8 +8,7 @@ from cflow_cli.figures.measuring import until
 from cflow_cli.report import smoothing
 
 CAPTION = """
-Scalar RMSProp at three learning rates from the same weights, each until its training loss (a; thin; its
-smoothed over 50 steps wide) reaches the same level (dotted): the lowest that all of them reach. Sharpness λ_max(H) at
+Scalar RMSProp at three learning rates from the same weights, each until its training loss (a; thin; smoothed over 50 steps, wide) reaches the same level (dotted): the lowest that all of them reach. Sharpness λ_max(H) at
 the midpoints, up to that step (b). The larger η, the lower the sharpness at equal loss, and the sooner that
 is reached.
 """
