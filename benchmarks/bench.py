@@ -22,7 +22,8 @@ beyond derivatives
 Compilation is timed once for the two processes that observe and once for the two flows: each pair shares a program.
 
 Each problem runs in a process of its own, for the peak of its memory. One that is done is not measured again without
-``--again``. The problem ``run`` is the default run as a user starts it, with a cold and a warm compilation cache.
+``--again``. The problem ``run`` is the default run as a user starts it, with a cold and a warm compilation cache;
+``kernel`` is the tangent kernel of the default network: all its columns, and its eigenvalues.
 """
 
 from __future__ import annotations
@@ -95,6 +96,9 @@ CASES = {
     ),
 }
 COMMAND = "run"
+KERNEL = "kernel"
+# Examples of ten classes: kernels of 500, 1,000 and 2,000 rows.
+KERNEL_EXAMPLES = (50, 100, 200)
 ROUNDS = 3
 
 
@@ -451,12 +455,38 @@ def measure_command() -> dict[str, Any]:
     return out
 
 
+def measure_kernel() -> dict[str, Any]:
+    """Seconds of a tangent kernel and of its spectrum, by its rows."""
+    import jax
+
+    from cflow_cli import curvature
+
+    out: dict[str, Any] = {}
+    for examples in KERNEL_EXAMPLES:
+        simulation = runs.prepare(composing.compose([f"data.n={examples}"])).simulation
+        problem = simulation.problem
+        places, w = problem.counted_outputs, problem.w0
+        terms = np.asarray(problem.num_terms, w.dtype)
+        spectrum = jax.jit(curvature.kernel_spectrum, static_argnums=1)
+        kernel = curvature.dense_kernel(problem.all_outputs, w, places, terms)
+
+        def columns(problem: Any = problem, w: Any = w, places: Any = places, terms: Any = terms) -> Any:
+            return curvature.dense_kernel(problem.all_outputs, w, places, terms)
+
+        def values(kernel: Any = kernel, spectrum: Any = spectrum) -> Any:
+            return spectrum(kernel, 10)
+
+        times = medians({"columns": (columns, 1), "eigenvalues": (values, 1)})
+        out[str(len(places))] = {part: {"seconds": time} for part, time in times.items()}
+    return out
+
+
 # --- tables -------------------------------------------------------------------------------------------------
 
 
 def render(results: dict[str, Any]) -> str:
     """The tables of a measurement."""
-    problems = {name: r for name, r in results.items() if name != COMMAND}
+    problems = {name: r for name, r in results.items() if name not in (COMMAND, KERNEL)}
     texts = [
         markdown(
             ["problem", "weights", "dtype", "gradient ms", "HVP (gradients)", "third (gradients)", "peak MB"],
@@ -498,6 +528,16 @@ def render(results: dict[str, Any]) -> str:
                 [[cache, *figures.values()] for cache, figures in results[COMMAND].items()],
             )
         )
+    if KERNEL in results:
+        texts.append(
+            markdown(
+                ["tangent kernel, rows", "columns s", "eigenvalues s"],
+                [
+                    [rows, *(part["seconds"] for part in parts.values())]
+                    for rows, parts in results[KERNEL].items()
+                ],
+            )
+        )
     return "\n".join(texts)
 
 
@@ -506,7 +546,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = [*CASES, COMMAND]
+    every = [*CASES, COMMAND, KERNEL]
+    own_measures = {COMMAND: measure_command, KERNEL: measure_kernel}
     parser.add_argument(
         "--only", nargs="+", choices=every, metavar="PROBLEM", default=every, help=f"among {', '.join(every)}"
     )
@@ -521,7 +562,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         print(f"measuring {name}", file=sys.stderr, flush=True)
         if args.here or name == COMMAND:
-            result = measure_command() if name == COMMAND else measure(name, args.out)
+            result = own_measures[name]() if name in own_measures else measure(name, args.out)
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             continue
         own = ["--here", "--again", "--only", name, "--out", str(args.out)]

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from cflow_cli.errors import UserError
-from cflow_cli.losses import Loss, as_loss
+from cflow_cli.losses import MSE, Loss, as_loss
 
 Weights = Float[Array, " params"]
 Block = Float[Array, "block params"]
@@ -41,6 +41,9 @@ class _FunctionObjective(eqx.Module):
         return Evaluation(missing, missing, missing)
 
     def outputs_of(self, w: Weights, count: int, split: str) -> Array:
+        return jnp.zeros(0, w.dtype)
+
+    def all_outputs(self, w: Weights) -> Array:
         return jnp.zeros(0, w.dtype)
 
 
@@ -109,6 +112,9 @@ class _ModelObjective(eqx.Module):
         if x is None or not count:
             return jnp.zeros(0, w.dtype)
         return self.apply(w, x[:count]).astype(w.dtype).ravel()
+
+    def all_outputs(self, w: Weights) -> Array:
+        return self.outputs(w, self.x).astype(w.dtype).ravel()
 
     def evaluate(self, w: Weights) -> Evaluation:
         missing = jnp.full((), jnp.nan, w.dtype)
@@ -328,6 +334,30 @@ class Problem(eqx.Module):
             ``train`` or ``test``. Empty for a problem from a function and for a split that there is not.
         """
         return self.objective.outputs_of(w, count, split)
+
+    def all_outputs(self, w: Weights) -> Float[Array, " rows"]:
+        """Outputs of the network for every training example, one after the other; none of a problem from a function."""
+        return self.objective.all_outputs(w)
+
+    @property
+    def counted_outputs(self) -> np.ndarray:
+        """Which of :meth:`all_outputs` the loss looks at: all but those of masked positions; int32 indices."""
+        rows = eqx.filter_eval_shape(self.all_outputs, self.w0).shape[0]
+        mask = getattr(self.objective, "mask", None)
+        counted = np.ones(1, bool) if mask is None else np.asarray(mask).ravel()
+        return np.flatnonzero(np.repeat(counted, rows // counted.size)).astype(np.int32)
+
+    @property
+    def num_terms(self) -> int:
+        """Terms of the mean that the loss is: examples, or positions that are not masked; 0 without a network."""
+        if isinstance(getattr(self.objective, "criterion", None), Loss):
+            return int(self.objective.criterion.count(self.objective.y, self.objective.mask))
+        return self.num_examples
+
+    @property
+    def is_least_squares(self) -> bool:
+        """Whether L = ‖f − y‖²/(2n), f all outputs and n the number of terms."""
+        return isinstance(getattr(self.objective, "criterion", None), MSE)
 
     def gradient(self, w: Weights) -> Weights:
         """∇L(w), shape (n,)."""
