@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,9 +60,13 @@ class _ModelObjective(eqx.Module):
     unravel: Callable[[Weights], Any] = eqx.field(static=True)
     layers: tuple[tuple[str, int], ...] = eqx.field(static=True)
     microbatch: int | None = eqx.field(static=True)
+    truth: Any = None
+
+    def model(self, w: Weights) -> Any:
+        return eqx.combine(self.unravel(w), self.skeleton)
 
     def apply(self, w: Weights, x: Array) -> Array:
-        return eqx.combine(self.unravel(w), self.skeleton)(x)
+        return self.model(w)(x)
 
     def slices(self, n: int) -> int:
         return 1 if self.microbatch is None else -(-n // self.microbatch)
@@ -238,8 +243,30 @@ class Problem(eqx.Module):
             unravel=unravel,
             layers=_layers(params),
             microbatch=data.microbatch,
+            truth=array(data.truth),
         )
         return cls(w0, objective)._checked()
+
+    def with_model(self, model: Any) -> Problem:
+        """The same data and loss with another model, whose weights are w₀; no check is made, so it may be traced.
+
+        Parameters
+        ----------
+        model
+            As for :meth:`from_model`, of this problem's dtype.
+
+        Raises
+        ------
+        UserError
+            For a problem from a function.
+        """
+        self._model_objective("data")
+        params, skeleton = eqx.partition(model, eqx.is_inexact_array)
+        w0, unravel = ravel_pytree(params)
+        objective = dataclasses.replace(
+            self.objective, skeleton=skeleton, unravel=unravel, layers=_layers(params)
+        )
+        return Problem(w0, objective)
 
     def sharded(self, devices: Sequence[Any]) -> Problem:
         """The same problem with its examples divided among devices, for sums that JAX then takes over all of them.
@@ -308,6 +335,11 @@ class Problem(eqx.Module):
         return (("weights", self.num_parameters),)
 
     @property
+    def truth(self) -> Array | None:
+        """The matrix that the data are entries of, where they know it."""
+        return self.objective.truth if isinstance(self.objective, _ModelObjective) else None
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]
@@ -316,6 +348,15 @@ class Problem(eqx.Module):
         """L(w)."""
         # Recomputed where it is differentiated, so that no slice leaves anything behind.
         return self.objective.sum(lambda loss: jax.checkpoint(loss)(w) if self._sliced else loss(w))
+
+    def model(self, w: Weights) -> Any:
+        """The model with these weights; UserError for a problem from a function."""
+        return self._model_objective("a model").model(w)
+
+    def _model_objective(self, what: str) -> _ModelObjective:
+        if not isinstance(self.objective, _ModelObjective):
+            raise UserError(f"only a problem from a model and data has {what}, not one from a function")
+        return self.objective
 
     def evaluate(self, w: Weights) -> Evaluation:
         """Accuracy and test figures at w."""

@@ -22,12 +22,14 @@ from cflow_cli.config.building import build
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
 from cflow_cli.datasets.cifar10 import DEVIATION, MEAN, cifar10, find_folder
+from cflow_cli.datasets.completion import completion
 from cflow_cli.datasets.copying import copying
 from cflow_cli.datasets.digits import _images, digits
 from cflow_cli.datasets.fetch import Archive, fetch
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.npz import npz
 from cflow_cli.datasets.planar import moons
+from cflow_cli.datasets.sensing import sensing
 from cflow_cli.datasets.sorting import sorting
 from cflow_cli.datasets.text import text
 from cflow_cli.errors import UserError
@@ -263,6 +265,74 @@ def test_npz_round_trip_and_refusals(tmp_path):
     np.savez(path, x=np.array([_Evil()], dtype=object), y=np.zeros(1))
     raises(npz, str(path), says="not an .npz file")
     raises(npz, says="data.path")
+
+
+def test_entries_and_measurements_of_one_matrix():
+    data = completion(rows=6, columns=4, rank=2, n=10)
+    assert np.linalg.matrix_rank(data.truth) == 2 and (data.truth**2).mean() == pytest.approx(1)
+    every = np.concatenate([data.x, data.x_test])
+    assert len(np.unique(every, axis=0)) == 24  # each entry is in one of the two
+    np.testing.assert_array_equal(np.concatenate([data.y, data.y_test])[:, 0], data.truth[tuple(every.T)])
+    noisy = completion(rows=40, columns=50, noise=0.5, n_test=100)
+    assert len(noisy) == 400 and len(noisy.x_test) == 100
+    off = noisy.y[:, 0] - noisy.truth[tuple(noisy.x.T)]
+    assert off.std() == pytest.approx(0.5, rel=0.2)
+    np.testing.assert_array_equal(noisy.y_test[:, 0], noisy.truth[tuple(noisy.x_test.T)])
+    measured = sensing(rows=6, columns=4, rank=2, n=2000, n_test=3)
+    np.testing.assert_allclose(measured.y[:, 0], np.einsum("kij,ij->k", measured.x, measured.truth))
+    assert measured.y.std() == pytest.approx(1, rel=0.1) and measured.x_test.shape == (3, 6, 4)
+    raises(completion, rows=6, columns=4, says="data.rank=5 is above the size of a 6×4 matrix")
+    raises(completion, rows=6, columns=4, rank=2, n=20, n_test=5, says="more than the 24 entries")
+    raises(completion, noise=-1.0, says="data.noise must be")
+    raises(sensing, rank=31, says="data.rank=31 is above")
+    raises(sensing, n=0, says="data.n must be an integer of at least 1")
+
+
+def test_entries_of_ones_own(tmp_path):
+    path = tmp_path / "ratings.npz"
+    rows, columns, values = np.array([0, 3, 3, 1]), np.array([2, 0, 2, 1]), np.array([5, 3, 4, 1])
+
+    def written(**changes):
+        np.savez(path, **{"rows": rows, "columns": columns, "values": values} | changes)
+
+    written()
+    data = completion(path=str(path), n=3)
+    assert (data.name, data.matrix_shape, data.truth, len(data.x_test)) == ("ratings", (4, 3), None, 1)
+    every = dict(zip(map(tuple, np.concatenate([data.x, data.x_test]).tolist()), (5, 3, 4, 1)))
+    assert every.keys() == {(0, 2), (3, 0), (3, 2), (1, 1)}
+    for (i, j), value in zip(data.x, data.y[:, 0]):
+        assert value == values[(rows == i) & (columns == j)]
+    assert completion(path=str(path)).x_test is None
+    assert completion(path=str(path), rows=9, columns=8).matrix_shape == (9, 8)
+    raises(completion, path=str(path), n=5, says="data.n=5 are more than the 4 entries")
+    raises(completion, path=str(path), rows=3, says="(3, 0) lies outside the 3×3 matrix of data.rows")
+    for changes, says in (
+        ({"values": values[:3]}, "must be lists of one length"),
+        ({"rows": rows - 1}, "rows must hold whole numbers from 0"),
+        ({"columns": columns + 0.5}, "columns must hold whole numbers from 0"),
+        ({"values": values * np.nan}, "not finite"),
+        ({"values": np.array(list("abcd"))}, "values must hold numbers"),
+        ({"rows": rows * 10**8, "columns": columns * 10**8}, "number rows and columns from 0"),
+        ({"rows": rows * 0, "columns": columns * 0}, "has the entry (0, 0) 4 times"),
+    ):
+        written(**changes)
+        raises(completion, path=str(path), says=says)
+    np.savez(path, rows=rows, columns=columns)
+    raises(completion, path=str(path), says="numpy.savez(path, rows=..., columns=..., values=...)")
+
+
+def test_a_data_set_of_entries_is_checked():
+    x, y = np.array([[0, 1], [2, 0]]), np.ones((2, 1))
+
+    def made(x=x, shape=(2,), **options):
+        return Dataset(x, y, "entries", shape, 1, "own", **{"matrix_shape": (3, 2)} | options)
+
+    assert len(made()) == 2
+    raises(made, matrix_shape=None, says="needs a matrix_shape")
+    raises(made, matrix_shape=(2, 2), says="a row below 2 and a column below 2")
+    raises(made, truth=np.ones((2, 3)), says="truth must have the shape")
+    raises(made, x=x - 1, says="pairs of a row below 3")
+    raises(made, x=np.ones((2, 3, 3)), shape=(3, 3), says="a matrix of shape (3, 2)")
 
 
 @contextlib.contextmanager

@@ -22,10 +22,12 @@ from cflow_cli.cli import main
 from cflow_cli.config import building, composing
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
+from cflow_cli.datasets.completion import completion
 from cflow_cli.datasets.copying import copying
 from cflow_cli.datasets.digits import digits
 from cflow_cli.datasets.gaussian import gaussian
 from cflow_cli.datasets.planar import circles, moons
+from cflow_cli.datasets.sensing import sensing
 from cflow_cli.datasets.sorting import sorting
 from cflow_cli.datasets.text import text
 from cflow_cli.engine.simulation import Simulation
@@ -56,6 +58,7 @@ TINY = {
     "lstm": {"width": 3, "hidden": 4},
     "mamba": {"width": 4, "depth": 1, "states": 3},
     "deep_linear": {"width": 3},
+    "matrix_factorisation": {"width": 2, "init_scale": 1.0},
 }
 TOKEN_MODELS = ("transformer", "lstm", "mamba")
 # Without LLVM's expensive passes: these programs run a handful of times.
@@ -86,7 +89,13 @@ def build(name, data, seed=0, **options):
 
 
 def data_for(name):
+    if name == "matrix_factorisation":
+        return completion(rows=4, columns=3, rank=1, n=5)
     return strings() if name in TOKEN_MODELS else images()
+
+
+def inputs(data, dtype):
+    return jnp.asarray(data.x) if data.x.dtype.kind in "iu" else jnp.asarray(data.x, dtype)
 
 
 def flat(model, dtype=jnp.float64):
@@ -112,7 +121,7 @@ def test_examples_do_not_meet(name):
     """The outputs of an example are the same whatever else is in the batch: no statistic of the batch."""
     data = data_for(name)
     w, rebuild = flat(build(name, data))
-    x = jnp.asarray(data.x) if data.task == "tokens" else jnp.asarray(data.x, w.dtype)
+    x = inputs(data, w.dtype)
     w = w + 0.1 * jax.random.normal(jax.random.key(1), w.shape)
     apply = jax.jit(lambda x: rebuild(w)(x)).lower(x).compile(compiler_options=QUICK)
     every = apply(x)
@@ -147,9 +156,9 @@ def test_three_derivatives_against_finite_differences(name):
     w, rebuild = flat(build(name, data))
     # Away from the special initial values (zero heads, zero residual branches), where much vanishes.
     w = w + 0.2 * jax.random.normal(jax.random.key(1), w.shape)
-    x = jnp.asarray(data.x) if data.task == "tokens" else jnp.asarray(data.x, w.dtype)
+    x = inputs(data, w.dtype)
     mask = None if data.mask is None else jnp.asarray(data.mask)
-    criterion = cross_entropy()
+    criterion = mse() if data.task == "entries" else cross_entropy()
     run = derivatives(lambda w: criterion(rebuild(w)(x), jnp.asarray(data.y), mask))
     u, v = jax.random.normal(jax.random.key(2), (2, w.size))
     u, v = u / jnp.linalg.norm(u), v / jnp.linalg.norm(v)
@@ -304,6 +313,10 @@ def test_causal_models_do_not_see_the_future():
         ("mlp", images(), {"bottleneck": 0}, "bottleneck must be"),
         ("fc", images(), {"output": "tan"}, "(did you mean tanh?)"),
         ("mlp", chebyshev(), {"output": "softmax"}, "choose model.output=tanh"),
+        ("matrix_factorisation", images(), {}, "choose data=completion or data=sensing"),
+        ("matrix_factorisation", sensing(), {"init": "zeros"}, "must be one of gaussian, orthogonal"),
+        ("matrix_factorisation", sensing(), {"init_scale": 0}, "above 0"),
+        ("matrix_factorisation", sensing(), {"width": 0}, "at least 1"),
     ],
 )
 def test_a_pair_or_option_that_makes_no_sense_is_one_sentence(name, data, options, says):
@@ -323,6 +336,10 @@ def test_a_pair_or_option_that_makes_no_sense_is_one_sentence(name, data, option
         (["model=mamba"], "choose data=sorting"),
         (["model=mlp", "data=copying"], "choose model=transformer"),
         (["data=chebyshev", "loss=cross_entropy"], "choose loss=mse"),
+        (["data=completion"], "choose model=matrix_factorisation"),
+        (["data=sensing", "model=lstm"], "or model=matrix_factorisation"),
+        (["data=sensing", "model=cnn"], "or model=matrix_factorisation"),
+        (["data=completion", "model=matrix_factorisation", "loss=cross_entropy"], "choose loss=mse"),
     ],
 )
 def test_a_pair_that_makes_no_sense_ends_a_run_before_any_compilation(overrides, says, capsys, monkeypatch):
@@ -442,6 +459,7 @@ KINDS = {
     "images": [digits(n=20), digits(n=4, classes="binary")],
     "vectors": [moons(n=4), circles(n=4), gaussian(n=4), chebyshev(n=4)],
     "tokens": [sorting(n=2), copying(n=2), text(str(CONF.parents[1] / "README.md"), n=2)],
+    "matrices": [completion(rows=4, columns=3, rank=2), sensing(n=2)],
 }
 
 
@@ -450,7 +468,7 @@ def test_the_table_of_what_goes_together_is_true(name):
     """Every model with every data set, by shapes alone."""
     table = PAGE.split("## What goes together")[1].split("\n## ")[0]
     (row,) = re.findall(rf"^\| .*`{name}`.* \|$", table, re.MULTILINE)
-    answers = [cell.strip() for cell in row.split("|")[2:5]]
+    answers = [cell.strip() for cell in row.split("|")[2:6]]
     cfg = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), TINY[name])
     for (kind, examples), answer in zip(KINDS.items(), answers, strict=True):
         for data in examples:

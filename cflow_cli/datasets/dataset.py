@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cflow_cli.errors import UserError
 
-TASKS = ("classification", "binary", "regression", "tokens")
+TASKS = ("classification", "binary", "regression", "tokens", "entries")
 
 
 def is_count(value: object) -> bool:
@@ -36,10 +36,12 @@ class Dataset:
     Parameters
     ----------
     x
-        Inputs ``(n, *input_shape)``: floats, or int32 tokens ``(n, T)``.
+        Inputs ``(n, *input_shape)``: floats, or int32 tokens ``(n, T)``; for ``entries`` index pairs, int32 ``(n, 2)``,
+        or matrices A, floats ``(n, *matrix_shape)``.
     y
         Targets: int32 classes ``(n,)`` for ``classification``, floats ±1 ``(n,)`` for ``binary``,
-        floats ``(n, num_outputs)`` for ``regression``, int32 tokens ``(n, T)`` for ``tokens``.
+        floats ``(n, num_outputs)`` for ``regression``, int32 tokens ``(n, T)`` for ``tokens``, floats ``(n, 1)`` for
+        ``entries``: M_ij, or ⟨A, M⟩, of a matrix M that is sought.
     task
         One of ``TASKS``.
     input_shape
@@ -54,6 +56,10 @@ class Dataset:
         Bool ``(n, T)``, True where a target counts, or None when all do.
     vocabulary
         Number of different tokens, for ``tokens`` only.
+    matrix_shape
+        Size of M, for ``entries`` only.
+    truth
+        M, of that size, where it is known.
     microbatch
         Examples per slice in which losses and derivatives are accumulated, None for all at once.
         It changes memory, not results.
@@ -75,6 +81,8 @@ class Dataset:
     mask: NDArray | None = None
     mask_test: NDArray | None = None
     vocabulary: int | None = None
+    matrix_shape: tuple[int, int] | None = None
+    truth: NDArray | None = None
     microbatch: int | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +94,10 @@ class Dataset:
         self._check_split(self.x, self.y, self.mask, "")
         if self.x_test is not None and self.y_test is not None:
             self._check_split(self.x_test, self.y_test, self.mask_test, "_test")
+        if self.truth is not None and self.truth.shape != self.matrix_shape:
+            raise UserError(
+                f"data {self.name}: truth must have the shape {self.matrix_shape}, got {self.truth.shape}"
+            )
         if self.microbatch is not None and not is_count(self.microbatch):
             raise UserError(
                 f"data.microbatch must be an integer of at least 1 (or null for all at once), "
@@ -109,6 +121,7 @@ class Dataset:
             "binary": (len(x),),
             "regression": (len(x), self.num_outputs),
             "tokens": (len(x), *self.input_shape),
+            "entries": (len(x), self.num_outputs),
         }
         if y.shape != shapes[self.task]:
             raise UserError(
@@ -134,10 +147,28 @@ class Dataset:
                 f"data {self.name}: {names[0]} of a tokens task must hold integers below the vocabulary "
                 f"({self.vocabulary}), got {x.dtype} from {x.min()} to {x.max()}"
             )
+        if self.task == "entries":
+            self._check_entries(x, names[0])
         if mask is not None and (mask.shape != y.shape or mask.dtype != bool or not mask.any()):
             raise UserError(
                 f"data {self.name}: mask{suffix} must be bool of shape {y.shape} with at least one True, "
                 f"got {mask.dtype} {mask.shape}"
+            )
+
+    def _check_entries(self, x: NDArray, name: str) -> None:
+        if self.matrix_shape is None or self.num_outputs != 1:
+            raise UserError(f"data {self.name}: an entries task needs a matrix_shape, and one output")
+        if x.dtype.kind not in "iu":
+            if self.input_shape != self.matrix_shape:
+                raise UserError(
+                    f"data {self.name}: each example of {name} must be a pair of integers, or a matrix of shape "
+                    f"{self.matrix_shape}, got {self.input_shape}"
+                )
+        elif self.input_shape != (2,) or x.min() < 0 or (x >= self.matrix_shape).any():
+            rows, columns = self.matrix_shape
+            raise UserError(
+                f"data {self.name}: {name} of an entries task must hold pairs of a row below {rows} and a column below "
+                f"{columns}, got shape {x.shape} from {x.min()} to {x.max()}"
             )
 
     def __len__(self) -> int:

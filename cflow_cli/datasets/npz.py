@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from cflow_cli.datasets.dataset import TASKS, Dataset, is_count
 from cflow_cli.errors import UserError
 
-ARRAYS = ("x", "y", "x_test", "y_test", "mask", "mask_test")
+ARRAYS = ("x", "y")
+OPTIONAL_ARRAYS = ("x_test", "y_test", "mask", "mask_test")
+# Entries of a matrix have their own form of a file: data=completion.
+FILE_TASKS = tuple(task for task in TASKS if task != "entries")
 
 
 # Classes that are counted from the labels: a label far beyond any number of classes is no class.
@@ -21,29 +25,48 @@ _MOST_CLASSES = 100_000
 _INT32 = np.iinfo(np.int32)
 
 
-def _read(path: Path) -> dict[str, NDArray]:
+def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray]:
+    """Read arrays of an ``.npz`` file by their names; anything else in it is left alone.
+
+    Parameters
+    ----------
+    path
+        The file.
+    required, optional
+        Names; those that are optional may be missing.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, lacks a required array, or is larger than this machine can hold.
+    """
+    names = {*required, *optional}
+    call = f"numpy.savez(path, {', '.join(f'{name}=...' for name in required)})"
     if not path.is_file():  # nor a pipe, which would be waited for
         raise UserError(f"data.path={path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         # Numpy tells an .npz by its first bytes and takes anything else for a single array.
         with zipfile.ZipFile(path) as archive:
-            members = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in ARRAYS]
-        size, memory = sum(entry.file_size for entry in members), _memory()
-        if size > memory // 2:
+            members = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
+        size, most = sum(entry.file_size for entry in members), memory()
+        if size > most // 2:
             raise ValueError(
-                f"its arrays have {size / 1e9:.1f} GB, this machine {memory / 1e9:.1f} GB of memory"
+                f"its arrays have {size / 1e9:.1f} GB, this machine {most / 1e9:.1f} GB of memory"
             )
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in ARRAYS}
+            arrays = {name: file[name] for name in file.files if name in names}
     except Exception as error:  # a damaged file makes zipfile, zlib and numpy's parser raise a dozen kinds
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"data.path={path} is not an .npz file of plain arrays ({text}); write one with "
-            "numpy.savez(path, x=..., y=...)"
+            f"data.path={path} is not an .npz file of plain arrays ({text}); write one with {call}"
         ) from None
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise UserError(f"{path} has no array named {' or '.join(missing)}; write it with {call}")
+    return arrays
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -98,18 +121,13 @@ def npz(
     """
     if path is None:
         raise UserError("data=npz needs data.path, the .npz file with arrays x and y")
-    if task not in TASKS:
-        raise UserError(f"data.task must be one of {', '.join(TASKS)}; got {task!r}")
+    if task not in FILE_TASKS:
+        raise UserError(f"data.task must be one of {', '.join(FILE_TASKS)}; got {task!r}")
     if classes is not None and not is_count(classes):
         raise UserError(
             f"data.classes must be a whole number of at least 1, or null to count them, got {classes!r}"
         )
-    arrays = _read(Path(path).expanduser())
-    missing = [name for name in ("x", "y") if name not in arrays]
-    if missing:
-        raise UserError(
-            f"{path} has no array named {' or '.join(missing)}; write it with numpy.savez(path, x=..., y=...)"
-        )
+    arrays = read_arrays(Path(path).expanduser(), ARRAYS, OPTIONAL_ARRAYS)
     if any(arrays[name].ndim < 1 or arrays[name].size == 0 for name in arrays):
         raise UserError(f"{path}: arrays must have at least one example")
     for name in ("x", "x_test"):

@@ -6,12 +6,14 @@ from cflow_cli.measurements.base import Measurement
 from cflow_cli.measurements.coordinates import Coordinates
 from cflow_cli.measurements.distances import Distances
 from cflow_cli.measurements.evaluation import Evaluation
+from cflow_cli.measurements.imbalance import Imbalance
 from cflow_cli.measurements.layer_sharpness import LayerSharpness
 from cflow_cli.measurements.output_hessian import OutputHessian
 from cflow_cli.measurements.outputs import Outputs
 from cflow_cli.measurements.second_moment import SecondMoment
 from cflow_cli.measurements.sharpening import Sharpening
 from cflow_cli.measurements.sharpness import Sharpness
+from cflow_cli.measurements.singular_values import SingularValues
 from cflow_cli.measurements.spectrum import Spectrum
 from cflow_cli.measurements.stationary_preconditioner import StationaryPreconditioner
 from cflow_cli.measurements.step_smoothness import StepSmoothness
@@ -33,5 +35,7 @@ BUILT_IN: dict[str, type[Measurement]] = {
         StationaryPreconditioner,
         TangentKernel,
         OutputHessian,
+        SingularValues,
+        Imbalance,
     )
 }

@@ -88,8 +88,13 @@ def flat_size(data: Dataset, model: str) -> int:
     Raises
     ------
     UserError
-        If inputs are tokens, whose numbers are names, not amounts.
+        If inputs are tokens or places in a matrix, whose numbers are names, not amounts.
     """
+    if data.task == "entries":
+        raise UserError(
+            f"model {model} works on inputs, but data {data.name} is made of entries of one matrix: "
+            "choose model=matrix_factorisation"
+        )
     if data.task == "tokens":
         raise UserError(
             f"model {model} works on numbers, but data {data.name} is made of tokens: "

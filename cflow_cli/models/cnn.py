@@ -112,7 +112,11 @@ def image_shape(data: Dataset, model: str) -> tuple[int, int, int]:
         If the data are not images.
     """
     if data.task == "tokens" or len(data.input_shape) != 3:
-        others = "model=transformer, model=lstm or model=mamba" if data.task == "tokens" else "model=mlp"
+        fitting = {
+            "tokens": "model=transformer, model=lstm or model=mamba",
+            "entries": "model=matrix_factorisation",
+        }
+        others = fitting.get(data.task, "model=mlp")
         raise UserError(
             f"model {model} works on images, but data {data.name} has inputs of shape {data.input_shape}: "
             f"choose data=digits or data=cifar10, or {others}"

@@ -32,13 +32,13 @@ def check_pair(model: Callable[..., Any], data: Dataset, loss: Loss) -> None:
     UserError
         If the loss is not one for the task, or the outputs do not fit the targets.
     """
-    if isinstance(loss, CrossEntropy) and data.task == "regression":
-        raise UserError(
-            f"loss cross_entropy needs classes, but data {data.name} is a regression task: choose loss=mse"
-        )
+    if isinstance(loss, CrossEntropy) and data.task in ("regression", "entries"):
+        has = "a regression task" if data.task == "regression" else "made of numbers"
+        raise UserError(f"loss cross_entropy needs classes, but data {data.name} is {has}: choose loss=mse")
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))}
     dtype = dtypes.pop() if len(dtypes) == 1 else jax.numpy.float32
-    x = jax.ShapeDtypeStruct(data.x.shape, data.x.dtype if data.task == "tokens" else dtype)
+    numbered = data.task == "tokens" or (data.task == "entries" and data.x.dtype.kind in "iu")
+    x = jax.ShapeDtypeStruct(data.x.shape, data.x.dtype if numbered else dtype)
     try:
         outputs = eqx.filter_eval_shape(model, x)
     except (TypeError, ValueError, IndexError) as error:

@@ -37,8 +37,9 @@ def vocabulary_of(data: Dataset, model: str) -> int:
         If the data are not sequences of tokens.
     """
     if data.task != "tokens" or data.vocabulary is None:
+        other = "model=matrix_factorisation" if data.task == "entries" else "model=mlp"
         raise UserError(
             f"model {model} works on sequences of tokens, but data {data.name} is a {data.task} task with "
-            f"inputs of shape {data.input_shape}: choose data=sorting, data=copying or data=text, or model=mlp"
+            f"inputs of shape {data.input_shape}: choose data=sorting, data=copying or data=text, or {other}"
         )
     return data.vocabulary
