@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from cflow_cli.errors import UserError
-from cflow_cli.losses import Loss, as_loss
+from cflow_cli.losses import Loss, as_loss, wanted_outputs
 
 Weights = Float[Array, " params"]
 Block = Float[Array, "block params"]
@@ -58,6 +59,9 @@ class _ModelObjective(eqx.Module):
     microbatch: int | None = eqx.field(static=True)
 
     def apply(self, w: Weights, x: Array) -> Array:
+        return self.network(w, x)
+
+    def network(self, w: Weights, x: Array) -> Array:
         return eqx.combine(self.unravel(w), self.skeleton)(x)
 
     def slices(self, n: int) -> int:
@@ -110,6 +114,13 @@ class _ModelObjective(eqx.Module):
             return jnp.zeros(0, w.dtype)
         return self.apply(w, x[:count]).astype(w.dtype).ravel()
 
+    def residuals(self, w: Weights) -> Array:
+        outputs = self.outputs(w, self.x)
+        if not jnp.issubdtype(self.y.dtype, jnp.integer) and self.y.size != outputs.size:
+            return jnp.full_like(outputs, jnp.nan)
+        rest = outputs - wanted_outputs(outputs, self.y)
+        return rest if self.mask is None else jnp.where(self.mask[..., None], rest, 0)
+
     def evaluate(self, w: Weights) -> Evaluation:
         missing = jnp.full((), jnp.nan, w.dtype)
         accuracy = self.criterion.accuracy(self.outputs(w, self.x), self.y, self.mask).astype(w.dtype)
@@ -121,6 +132,16 @@ class _ModelObjective(eqx.Module):
             self.criterion(out, self.y_test, self.mask_test).astype(w.dtype),
             self.criterion.accuracy(out, self.y_test, self.mask_test).astype(w.dtype),
         )
+
+
+class _LinearisedObjective(_ModelObjective):
+    """The same of f(a) + J(a)(w − a), of first order in the weights around the anchor a."""
+
+    anchor: Weights
+
+    def apply(self, w: Weights, x: Array) -> Array:
+        value, change = jax.jvp(lambda v: self.network(v, x), (self.anchor,), (w - self.anchor,))
+        return value + change
 
 
 def _each(function: Callable[[Weights], Weights], rows: Block) -> Block:
@@ -271,6 +292,31 @@ class Problem(eqx.Module):
         places = eqx.tree_at(train, places, [divided] * len(train(arrays)))
         return eqx.combine(jax.device_put(arrays, places), rest)
 
+    def linearised(self, anchor: Weights) -> Problem:
+        """The same loss of the network linearised in its weights, f(a) + J(a)(w − a) with J = ∂f/∂w.
+
+        It is convex wherever the loss is convex in the outputs, and its Hessian is the Gauss–Newton matrix
+        J(a)ᵀ ∇²ℓ J(a) of the outputs that it has at w [Lee et al., arXiv:1902.06720, section 2.2].
+
+        Parameters
+        ----------
+        anchor
+            Weights a at which it is linearised, shape (n,).
+
+        Raises
+        ------
+        UserError
+            For a problem from a function, which has no outputs.
+        """
+        objective = self.objective
+        if not isinstance(objective, _ModelObjective):
+            raise UserError(
+                "only a problem from a model and data has a network to linearise; this one is a function of the "
+                "weights, so take linear out of the processes"
+            )
+        own = {field.name: getattr(objective, field.name) for field in fields(_ModelObjective)}
+        return Problem(self.w0, _LinearisedObjective(**own, anchor=anchor))
+
     @property
     def num_devices(self) -> int:
         """Devices that share the examples."""
@@ -328,6 +374,13 @@ class Problem(eqx.Module):
             ``train`` or ``test``. Empty for a problem from a function and for a split that there is not.
         """
         return self.objective.outputs_of(w, count, split)
+
+    def residuals(self, w: Weights) -> Float[Array, "n ... k"]:
+        """f(w) − y of the training examples, classes as one-hot vectors; for a problem from a model and data.
+
+        0 where a target does not count, NaN where targets have another form than outputs.
+        """
+        return self.objective.residuals(w)
 
     def gradient(self, w: Weights) -> Weights:
         """∇L(w), shape (n,)."""
