@@ -191,6 +191,41 @@ def test_deep_linear_third_derivative_in_closed_form():
     assert np.abs(r).max() > 0.1
 
 
+def test_parametrisations_of_a_fully_connected_network():
+    """Standard: PyTorch's layers, each with its own key. NTK: N(0, 1) weights with fixed factors, by hand."""
+    data, key = images(size=4), jax.random.key(5)
+    sizes = (32, 7, 5, 3)
+    keys = jax.random.split(key, 3)
+    wanted = [Linear(a, b, k) for a, b, k in zip(sizes[:-1], sizes[1:], keys)]
+    standard = MLP(data, key, [7, 5])
+    for one, other in zip(jax.tree.leaves(standard), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
+    ntk = MLP(data, key, [7, 5], "tanh", parametrisation="ntk", sigma_w=1.5, sigma_b=0.3)
+    h = np.asarray(data.x, np.float32).reshape(3, -1)
+    for i, layer in enumerate(ntk.layers):
+        h = 1.5 / np.sqrt(sizes[i]) * (h @ np.asarray(layer.weight)) + 0.3 * np.asarray(layer.bias)
+        h = np.tanh(h) if i < 2 else h
+    np.testing.assert_allclose(ntk(jnp.asarray(data.x, jnp.float32)), h, rtol=1e-5)
+    wide = np.concatenate(
+        [leaf.ravel() for leaf in jax.tree.leaves(MLP(data, key, [99], parametrisation="ntk"))]
+    )
+    assert abs(wide.std() - 1) < 5 / np.sqrt(2 * wide.size) and abs(wide.mean()) < 5 / np.sqrt(wide.size)
+
+
+def test_bottleneck_and_output_of_a_fully_connected_network():
+    data = images(size=2)
+    narrow = build("fc", data, depth=4, width=6, bottleneck=1)
+    assert [layer.weight.shape for layer in narrow.layers] == [(8, 6), (6, 1), (1, 6), (6, 3)]
+    x = jnp.asarray(data.x, jnp.float32)
+    plain = build("mlp", data)(x)
+    np.testing.assert_allclose(
+        build("mlp", data, output="tanh", output_scale=2)(x), 2 * np.tanh(plain), rtol=1e-6
+    )
+    likely = build("mlp", data, output="softmax")(x)
+    np.testing.assert_allclose(likely.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(likely.argmax(axis=1), plain.argmax(axis=1))
+
+
 @pytest.mark.parametrize("size, stride, pixels", [(3, 1, 8), (3, 2, 8), (3, 2, 7), (5, 1, 6), (2, 1, 6)])
 def test_patches_times_a_matrix_is_a_convolution(size, stride, pixels):
     x = jax.random.normal(jax.random.key(0), (2, pixels, pixels, 3))
@@ -262,6 +297,13 @@ def test_causal_models_do_not_see_the_future():
         ("vit", images(), {"patch": 3}, "must divide"),
         ("transformer", strings(), {"heads": 3}, "multiple of model.heads"),
         ("mamba", strings(), {"scan": "parallel"}, "sequential, associative"),
+        ("mlp", images(), {"parametrisation": "nkt"}, "(did you mean ntk?)"),
+        ("fc", images(), {"sigma_w": 1.4}, "add model.parametrisation=ntk"),
+        ("mlp", images(), {"parametrisation": "ntk", "sigma_b": -1}, "must not be negative"),
+        ("mlp", images(), {"widths": [4], "bottleneck": 1}, "two or more"),
+        ("mlp", images(), {"bottleneck": 0}, "bottleneck must be"),
+        ("fc", images(), {"output": "tan"}, "(did you mean tanh?)"),
+        ("mlp", chebyshev(), {"output": "softmax"}, "choose model.output=tanh"),
     ],
 )
 def test_a_pair_or_option_that_makes_no_sense_is_one_sentence(name, data, options, says):

@@ -65,12 +65,14 @@ class LinearProcess(eqx.Module):
 
     Parameters
     ----------
-    optimizer, eigs, measurements
-        The update map, how eigenvalues are followed, what is measured.
+    optimizer
+        The update map.
     every
         Steps between two looks at the spectrum and at the outputs.
     branches
         Whether it begins where flows branch off instead of at step 0.
+    eigs, measurements
+        How eigenvalues are followed, what is measured.
 
     Notes
     -----
@@ -78,10 +80,10 @@ class LinearProcess(eqx.Module):
     """
 
     optimizer: UpdateMap
+    every: Int[Array, ""]
+    branches: Bool[Array, ""]
     eigs: EigsOptions = eqx.field(static=True)
     measurements: tuple[Measurement, ...] = eqx.field(static=True, default=())
-    every: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=25)
-    branches: Bool[Array, ""] = eqx.field(converter=jnp.asarray, default=False)
     stops_when_full = False
 
     def init(self, weights: Array, optimizer: Any, block: int, key: Array, switch: bool) -> LinearState:

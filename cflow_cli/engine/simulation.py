@@ -169,9 +169,8 @@ class Simulation:
             )
         if isinstance(kind, Linear):
             self.problem.linearised(self.problem.w0)  # says so where there is no network
-            return LinearProcess(
-                self.optimizer, self.eigs, self.options.measurements, kind.every, kind.branches
-            )
+            every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
+            return LinearProcess(self.optimizer, every, branches, self.eigs, self.options.measurements)
         return Observer(self.optimizer, self.eigs, self.options.measurements)
 
     # --- what there is to see -----------------------------------------------------------------------

@@ -7,6 +7,7 @@ from cflow_cli.measurements.coordinates import Coordinates
 from cflow_cli.measurements.distances import Distances
 from cflow_cli.measurements.evaluation import Evaluation
 from cflow_cli.measurements.layer_sharpness import LayerSharpness
+from cflow_cli.measurements.output_hessian import OutputHessian
 from cflow_cli.measurements.outputs import Outputs
 from cflow_cli.measurements.second_moment import SecondMoment
 from cflow_cli.measurements.sharpening import Sharpening
@@ -14,6 +15,7 @@ from cflow_cli.measurements.sharpness import Sharpness
 from cflow_cli.measurements.spectrum import Spectrum
 from cflow_cli.measurements.stationary_preconditioner import StationaryPreconditioner
 from cflow_cli.measurements.step_smoothness import StepSmoothness
+from cflow_cli.measurements.tangent_kernel import TangentKernel
 
 BUILT_IN: dict[str, type[Measurement]] = {
     kind.name: kind
@@ -29,5 +31,7 @@ BUILT_IN: dict[str, type[Measurement]] = {
         Spectrum,
         Sharpening,
         StationaryPreconditioner,
+        TangentKernel,
+        OutputHessian,
     )
 }

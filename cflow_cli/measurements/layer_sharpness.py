@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cflow_cli import curvature
 from cflow_cli.measurements.base import Measured, Measurement, Point, Setup
 
 
@@ -54,10 +55,7 @@ class LayerSharpness(Measurement):
 
     def __call__(self, point: Point, fixed: Any, memory: Any) -> Measured:
         """Follow the top eigenvector of each block in turn, all in one program."""
-        # Configs are checked without JAX.
-        from cflow_cli.curvature.layers import largest_of_blocks
-
-        values, vectors, hvps = largest_of_blocks(
+        values, vectors, hvps = curvature.largest_of_blocks(
             point.linear.hvp,
             fixed,
             memory,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cflow_cli import curvature
 from cflow_cli.measurements.base import Measured, Measurement, Point
 from cflow_cli.records import Column
 
@@ -45,10 +46,7 @@ class Sharpness(Measurement):
         if _known(point.optimizer):
             values = point.values / point.step_size[0]
             return Measured({"sharpness": values[0], "hessian": values}, memory)
-        # Configs are checked without JAX.
-        from cflow_cli.curvature.block import track
-
-        pairs = track(
+        pairs = curvature.track(
             point.linear.hvp,
             memory,
             above=float("inf"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cflow_cli import curvature
 from cflow_cli.measurements.base import Measured, Measurement, Point
 
 
@@ -54,11 +55,8 @@ class Spectrum(Measurement):
 
     def __call__(self, point: Point, fixed: Any, memory: Any) -> Measured:
         """Nodes and weights from the tridiagonal matrix of each probe."""
-        # Configs are checked without JAX.
-        from cflow_cli.curvature.quadrature import lanczos_quadrature
-
         steps = min(self.lanczos_steps, point.weights.shape[0])
-        nodes, weights = lanczos_quadrature(
+        nodes, weights = curvature.lanczos_quadrature(
             point.linear.hvp, point.weights, steps=steps, probes=self.probes, seed=self.seed
         )
         values = {"spectrum_node": nodes, "spectrum_weight": weights}

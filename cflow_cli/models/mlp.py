@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cflow_cli.datasets.dataset import Dataset
+from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, flat_size, numbers, positive
+from cflow_cli.models.parametrisation import SIGMA_B, SIGMA_W, NTKLinear, dense_layers
+
+OUTPUTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda z: z,
+    "tanh": jnp.tanh,
+    "softmax": jax.nn.softmax,
+}
 
 
 class MLP(ActivatedModel):
-    """Linear layers with an activation between each two: f(x) = c · W_L φ(… φ(W_1 x + b_1) …) + b_L.
+    """Linear layers with an activation between each two: f(x) = c · ψ(W_L φ(… φ(W_1 x + b_1) …) + b_L).
 
     Parameters
     ----------
@@ -32,16 +41,32 @@ class MLP(ActivatedModel):
         c, a fixed factor on the outputs.
     init_scale
         Factor on all initial weights.
+    parametrisation
+        ``standard`` (weights uniform in ±1/√fan_in) or ``ntk`` (weights N(0, 1), with fixed factors σ_w/√fan_in on
+        them and σ_b on biases), in which the tangent kernel has a limit for wide layers.
+    sigma_w, sigma_b
+        Those factors; only with ``ntk``.
+    bottleneck
+        Units of the middle hidden layer instead of its own; None for none.
+    output
+        ψ: ``linear`` (none), ``tanh`` or ``softmax``.
 
     Raises
     ------
     UserError
-        If a width or the activation is not allowed.
+        If an option is not allowed.
+
+    Notes
+    -----
+    A nonlinear output and a bottleneck each keep a wide network from becoming linear in its weights: Liu, Zhu, Belkin,
+    arXiv:2010.01092, sections 4 and 5.
     """
 
-    layers: tuple[Linear, ...]
+    layers: tuple[Linear | NTKLinear, ...]
     activation: str = eqx.field(static=True)
     output_scale: float = eqx.field(static=True)
+    parametrisation: str = eqx.field(static=True)
+    output: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -52,18 +77,25 @@ class MLP(ActivatedModel):
         bias: bool = True,
         output_scale: float = 1.0,
         init_scale: float = 1.0,
+        parametrisation: str = "standard",
+        sigma_w: float = SIGMA_W,
+        sigma_b: float = SIGMA_B,
+        bottleneck: int | None = None,
+        output: str = "linear",
     ) -> None:
         widths = tuple(widths)
         positive(widths=widths)
         numbers(output_scale=output_scale, init_scale=init_scale)
         get_activation(activation)
-        sizes = (flat_size(data, "mlp"), *widths, data.num_outputs)
-        keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = tuple(
-            Linear(a, b, k, bias=bias, scale=init_scale) for a, b, k in zip(sizes[:-1], sizes[1:], keys)
+        _check_output(output, data)
+        sizes = (flat_size(data, "mlp"), *_narrowed(widths, bottleneck), data.num_outputs)
+        self.layers = dense_layers(
+            sizes, key, parametrisation, bias=bias, scale=init_scale, sigma_w=sigma_w, sigma_b=sigma_b
         )
         self.activation = activation
         self.output_scale = output_scale
+        self.parametrisation = parametrisation
+        self.output = output
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n outputs"]:
         """Outputs of a batch; inputs of any shape are flattened."""
@@ -71,4 +103,29 @@ class MLP(ActivatedModel):
         h = x.reshape(len(x), -1)
         for layer in self.layers[:-1]:
             h = phi(layer(h))
-        return self.output_scale * self.layers[-1](h)
+        return self.output_scale * OUTPUTS[self.output](self.layers[-1](h))
+
+
+def _check_output(output: str, data: Dataset) -> None:
+    if output not in OUTPUTS:
+        hint = did_you_mean(str(output), OUTPUTS)
+        raise UserError(f"model.output must be one of {', '.join(OUTPUTS)}; got {output!r}{hint}")
+    if output == "softmax" and data.num_outputs < 2:
+        raise UserError(
+            f"model.output=softmax is 1 whatever the weights are, as data {data.name} has one output: "
+            "choose model.output=tanh"
+        )
+
+
+def _narrowed(widths: tuple[int, ...], bottleneck: int | None) -> tuple[int, ...]:
+    """Widths with that of the middle layer replaced."""
+    if bottleneck is None:
+        return widths
+    positive(bottleneck=bottleneck)
+    if len(widths) < 2:
+        raise UserError(
+            "model.bottleneck is the width of the middle one of several hidden layers, "
+            f"but the model has {len(widths)}: give it two or more"
+        )
+    middle = len(widths) // 2
+    return (*widths[:middle], bottleneck, *widths[middle + 1 :])
