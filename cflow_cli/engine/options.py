@@ -64,7 +64,7 @@ class Linear:
     """
 
     anchor: str = "start"
-    every: int = 25
+    every: int = 50
 
     name: ClassVar[str] = "linear"
     is_flow: ClassVar[bool] = False
