@@ -83,6 +83,8 @@ def draw(gd, **widths):
     axes[3].plot(ends, np.exp(intercept) * ends**slope, color=SHADES[1], label=f"slope {slope:.2f}")
     axes[3].set_xscale("log")
     axes[3].set_yscale("log")
+    axes[3].set_xticks(np.unique(width), [f"{w:g}" for w in np.unique(width)])
+    axes[3].set_xticks([], minor=True)
     axes[3].set_xlabel("width of both hidden layers")
     axes[3].legend()
     return figure
