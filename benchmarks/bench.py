@@ -74,6 +74,8 @@ class Case:
 CASES = {
     "digits": Case((), 70, settle=40, chunk=50),
     "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
+    # The linearised network does not sharpen: one look at its spectrum falls into each chunk.
+    "digits-linear": Case(("processes=[discrete,central,linear]",), 70, settle=50, chunk=50),
     "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
     "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.third_derivatives_every=2"), 875),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),

@@ -27,6 +27,13 @@ def _is_classes(y: Array) -> bool:
     return jnp.issubdtype(y.dtype, jnp.integer)
 
 
+def wanted_outputs(outputs: Float[Array, "n ... k"], y: Shaped[Array, "n ..."]) -> Float[Array, "n ... k"]:
+    """Targets in the form of the outputs: classes as one-hot vectors, ±1 and numbers as they are."""
+    if _is_classes(y):
+        return jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
+    return y.astype(outputs.dtype).reshape(outputs.shape)
+
+
 class Loss(eqx.Module):
     """A mean of one value per example (per unmasked position for tokens).
 
@@ -83,11 +90,7 @@ class MSE(Loss):
 
     def values(self, outputs: Array, y: Array) -> Array:
         """Half the squared distance of each output vector from its target."""
-        if _is_classes(y):
-            wanted = jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype)
-        else:
-            wanted = y.astype(outputs.dtype).reshape(outputs.shape)
-        return 0.5 * jnp.sum((outputs - wanted) ** 2, axis=-1)
+        return 0.5 * jnp.sum((outputs - wanted_outputs(outputs, y)) ** 2, axis=-1)
 
 
 class CrossEntropy(Loss):

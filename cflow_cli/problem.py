@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,123 +15,16 @@ from jaxtyping import Array, Float
 
 from cflow_cli.errors import UserError
 from cflow_cli.losses import MSE, Loss, as_loss
+from cflow_cli.objectives import (
+    Evaluation,
+    FunctionObjective,
+    LinearisedObjective,
+    LossFunction,
+    ModelObjective,
+    Weights,
+)
 
-Weights = Float[Array, " params"]
 Block = Float[Array, "block params"]
-
-
-class Evaluation(NamedTuple):
-    """Accuracy on the training split, loss and accuracy on the test split; NaN where there is none."""
-
-    accuracy: Float[Array, ""]
-    test_loss: Float[Array, ""]
-    test_accuracy: Float[Array, ""]
-
-
-LossFunction = Callable[[Weights], Array]
-
-
-class _FunctionObjective(eqx.Module):
-    function: LossFunction = eqx.field(static=True)
-
-    def sum(self, of: Callable[[LossFunction], Any]) -> Any:
-        return of(self.function)
-
-    def evaluate(self, w: Weights) -> Evaluation:
-        missing = jnp.full((), jnp.nan, w.dtype)
-        return Evaluation(missing, missing, missing)
-
-    def outputs_of(self, w: Weights, count: int, split: str) -> Array:
-        return jnp.zeros(0, w.dtype)
-
-    def all_outputs(self, w: Weights) -> Array:
-        return jnp.zeros(0, w.dtype)
-
-
-class _ModelObjective(eqx.Module):
-    x: Any
-    y: Any
-    mask: Any
-    x_test: Any
-    y_test: Any
-    mask_test: Any
-    criterion: Any
-    skeleton: Any = eqx.field(static=True)
-    unravel: Callable[[Weights], Any] = eqx.field(static=True)
-    layers: tuple[tuple[str, int], ...] = eqx.field(static=True)
-    microbatch: int | None = eqx.field(static=True)
-    truth: Any = None
-
-    def model(self, w: Weights) -> Any:
-        return eqx.combine(self.unravel(w), self.skeleton)
-
-    def apply(self, w: Weights, x: Array) -> Array:
-        return self.model(w)(x)
-
-    def slices(self, n: int) -> int:
-        return 1 if self.microbatch is None else -(-n // self.microbatch)
-
-    def cut(self, a: Array) -> Array:
-        """Slices of the microbatch's size, stacked; the last is filled up from the first examples.
-
-        Each takes examples from all over the batch: then every device has its part of each slice.
-        """
-        slices = self.slices(len(a))
-        size = min(self.microbatch or len(a), len(a))
-        a = a if slices * size == len(a) else jnp.concatenate([a, a[: slices * size - len(a)]])
-        return jnp.swapaxes(a.reshape(size, slices, *a.shape[1:]), 0, 1)
-
-    def sum(self, of: Callable[[LossFunction], Any]) -> Any:
-        """Σ ``of``(loss of a slice), one slice in memory at a time; the losses of the slices add up to L."""
-        n = len(self.x)
-        slices = self.slices(n)
-        if slices == 1:
-            return of(lambda w: self.criterion(self.apply(w, self.x), self.y, self.mask))
-        count = self.criterion.count(self.y, self.mask)
-        x, y = self.cut(self.x), self.cut(self.y)
-        mask = None if self.mask is None else self.cut(self.mask)
-        if x.shape[1] * slices > n:
-            numbers = jnp.arange(x.shape[1] * slices).reshape(x.shape[1], slices).T
-            terms = y.ndim - 2 if jnp.issubdtype(y.dtype, jnp.integer) else 0
-            real = (numbers < n).reshape(*numbers.shape, *(1,) * terms)
-            mask = (
-                jnp.broadcast_to(real, numbers.shape + y.shape[2:][:terms]) if mask is None else mask & real
-            )
-
-        def part(x: Array, y: Array, mask: Array | None) -> Any:
-            return of(lambda w: self.criterion.total(self.apply(w, x), y, mask) / count)
-
-        first = jax.tree.map(lambda a: a[0], (x, y, mask))
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: part(*first)))
-        add = lambda total, now: (jax.tree.map(jnp.add, total, part(*now)), None)  # noqa: E731
-        return jax.lax.scan(add, zero, (x, y, mask))[0]
-
-    def outputs(self, w: Weights, x: Array) -> Array:
-        if self.slices(len(x)) == 1:
-            return self.apply(w, x)
-        outputs = jnp.swapaxes(jax.lax.map(lambda part: self.apply(w, part), self.cut(x)), 0, 1)
-        return outputs.reshape(-1, *outputs.shape[2:])[: len(x)]
-
-    def outputs_of(self, w: Weights, count: int, split: str) -> Array:
-        x = self.x if split == "train" else self.x_test
-        if x is None or not count:
-            return jnp.zeros(0, w.dtype)
-        return self.apply(w, x[:count]).astype(w.dtype).ravel()
-
-    def all_outputs(self, w: Weights) -> Array:
-        return self.outputs(w, self.x).astype(w.dtype).ravel()
-
-    def evaluate(self, w: Weights) -> Evaluation:
-        missing = jnp.full((), jnp.nan, w.dtype)
-        accuracy = self.criterion.accuracy(self.outputs(w, self.x), self.y, self.mask).astype(w.dtype)
-        if self.x_test is None:
-            return Evaluation(accuracy, missing, missing)
-        out = self.outputs(w, self.x_test)
-        return Evaluation(
-            accuracy,
-            self.criterion(out, self.y_test, self.mask_test).astype(w.dtype),
-            self.criterion.accuracy(out, self.y_test, self.mask_test).astype(w.dtype),
-        )
 
 
 def _each(function: Callable[[Weights], Weights], rows: Block) -> Block:
@@ -190,7 +83,7 @@ class Problem(eqx.Module):
                 f"w0 must be a flat floating-point vector, got shape {w0.shape} of {w0.dtype}; "
                 "flatten a pytree with jax.flatten_util.ravel_pytree"
             )
-        return cls(w0, _FunctionObjective(loss_fn))._checked()
+        return cls(w0, FunctionObjective(loss_fn))._checked()
 
     @classmethod
     def from_model(cls, model: eqx.Module, data: Any, loss: Any, dtype: Any = None) -> Problem:
@@ -231,7 +124,7 @@ class Problem(eqx.Module):
             value = jnp.asarray(value)
             return value.astype(w0.dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
-        objective = _ModelObjective(
+        objective = ModelObjective(
             x=array(data.x),
             y=array(data.y),
             mask=array(data.mask),
@@ -263,7 +156,7 @@ class Problem(eqx.Module):
         self._model_objective("data")
         params, skeleton = eqx.partition(model, eqx.is_inexact_array)
         w0, unravel = ravel_pytree(params)
-        objective = dataclasses.replace(
+        objective = replace(
             self.objective, skeleton=skeleton, unravel=unravel, layers=_layers(params)
         )
         return Problem(w0, objective)
@@ -282,7 +175,7 @@ class Problem(eqx.Module):
             If the examples cannot be divided evenly, or there are none to divide.
         """
         objective = self.objective
-        if not isinstance(objective, _ModelObjective):
+        if not isinstance(objective, ModelObjective):
             raise UserError("only a problem from a model and data has examples to divide among devices")
         examples, slices = len(objective.x), objective.microbatch
         for number, key in ((examples, "data.n"), (slices, "data.microbatch")):
@@ -303,6 +196,31 @@ class Problem(eqx.Module):
         train = lambda p: [a for a in (p.objective.x, p.objective.y, p.objective.mask) if a is not None]  # noqa: E731
         places = eqx.tree_at(train, places, [divided] * len(train(arrays)))
         return eqx.combine(jax.device_put(arrays, places), rest)
+
+    def linearised(self, anchor: Weights) -> Problem:
+        """The same loss of the network linearised in its weights, f(a) + J(a)(w − a) with J = ∂f/∂w.
+
+        It is convex wherever the loss is convex in the outputs, and its Hessian is the Gauss–Newton matrix
+        J(a)ᵀ ∇²ℓ J(a) of the outputs that it has at w [Lee et al., arXiv:1902.06720, section 2.2].
+
+        Parameters
+        ----------
+        anchor
+            Weights a at which it is linearised, shape (n,).
+
+        Raises
+        ------
+        UserError
+            For a problem from a function, which has no outputs.
+        """
+        objective = self.objective
+        if not isinstance(objective, ModelObjective):
+            raise UserError(
+                "only a problem from a model and data has a network to linearise; this one is a function of the "
+                "weights, so take linear out of the processes"
+            )
+        own = {field.name: getattr(objective, field.name) for field in fields(ModelObjective)}
+        return Problem(self.w0, LinearisedObjective(**own, anchor=anchor))
 
     @property
     def num_devices(self) -> int:
@@ -325,19 +243,19 @@ class Problem(eqx.Module):
     @property
     def num_examples(self) -> int:
         """Training examples; 0 for a problem from a function."""
-        return len(self.objective.x) if isinstance(self.objective, _ModelObjective) else 0
+        return len(self.objective.x) if isinstance(self.objective, ModelObjective) else 0
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
         """Layers in the order of the flat vector, name and number of weights; one for a problem from a function."""
-        if isinstance(self.objective, _ModelObjective):
+        if isinstance(self.objective, ModelObjective):
             return self.objective.layers
         return (("weights", self.num_parameters),)
 
     @property
     def truth(self) -> Array | None:
         """The matrix that the data are entries of, where they know it."""
-        return self.objective.truth if isinstance(self.objective, _ModelObjective) else None
+        return self.objective.truth if isinstance(self.objective, ModelObjective) else None
 
     @property
     def num_parameters(self) -> int:
@@ -353,8 +271,8 @@ class Problem(eqx.Module):
         """The model with these weights; UserError for a problem from a function."""
         return self._model_objective("a model").model(w)
 
-    def _model_objective(self, what: str) -> _ModelObjective:
-        if not isinstance(self.objective, _ModelObjective):
+    def _model_objective(self, what: str) -> ModelObjective:
+        if not isinstance(self.objective, ModelObjective):
             raise UserError(f"only a problem from a model and data has {what}, not one from a function")
         return self.objective
 
@@ -375,6 +293,13 @@ class Problem(eqx.Module):
             ``train`` or ``test``. Empty for a problem from a function and for a split that there is not.
         """
         return self.objective.outputs_of(w, count, split)
+
+    def residuals(self, w: Weights) -> Float[Array, "n ... k"]:
+        """f(w) − y of the training examples, classes as one-hot vectors; for a problem from a model and data.
+
+        0 where a target does not count, NaN where targets have another form than outputs.
+        """
+        return self.objective.residuals(w)
 
     def all_outputs(self, w: Weights) -> Float[Array, " rows"]:
         """Outputs of the network for every training example, one after the other; none of a problem from a function."""
@@ -437,9 +362,7 @@ class Problem(eqx.Module):
 
     @property
     def _sliced(self) -> bool:
-        return (
-            isinstance(self.objective, _ModelObjective) and self.objective.slices(len(self.objective.x)) > 1
-        )
+        return isinstance(self.objective, ModelObjective) and self.objective.slices(len(self.objective.x)) > 1
 
 
 def _linearized(loss: LossFunction, w: Weights) -> Linearization:

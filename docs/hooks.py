@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from cflow_cli import records  # noqa: E402
 from cflow_cli.config import tree  # noqa: E402
 from cflow_cli.config.settings import SETTINGS  # noqa: E402
+from cflow_cli.engine import options as processes  # noqa: E402
 from cflow_cli.measurements import built_in  # noqa: E402
 from cflow_cli.report import definitions  # noqa: E402
 
@@ -238,6 +239,13 @@ def columns() -> str:
         f"| `{name}` | `{c.name}` | {c.unit} | {c.meaning} |"
         for name, kind in built_in.BUILT_IN.items()
         for c in (*kind().columns_for(["stable", "central"]), *kind().predictions()[0])
+    ]
+    lines += ["", "## Columns of processes", "", "Those that only one process has."]
+    lines += ["", "| process | column | unit | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | `{c.name}` | {c.unit} | {c.meaning} |"
+        for name, kind in processes.BUILT_IN.items()
+        for c in getattr(kind, "columns", ())
     ]
     lines += ["", "## Kinds of eigenvalues", "", "| kind | value |", "|---|---|"]
     kinds = dict(records.KINDS)

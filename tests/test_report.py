@@ -26,7 +26,7 @@ from scipy.signal import savgol_coeffs
 from cflow_cli.commands import compare, report
 from cflow_cli.commands import list as listing
 from cflow_cli.commands import plot as plotting
-from cflow_cli.engine.options import Discrete
+from cflow_cli.engine.options import Discrete, Linear
 from cflow_cli.errors import UserError
 from cflow_cli.flows.options import Central
 from cflow_cli.measurements.evaluation import Evaluation
@@ -377,6 +377,9 @@ def test_an_objective_is_a_column_of_numbers_and_its_value_that_of_the_report(tm
 
     assert column("loss_error.central") == column("loss_error_central") == "loss_error_central"
     assert column(StepSmoothness.columns[0].name)
+    own = {"loss_error.linear": "loss_error_linear", "function_distance": "function_distance"}
+    for name, found in own.items():
+        assert objective.column(name, (Discrete(), Linear()), ()) == found
     for name in ("loss_error.stable", "status", "optimizer.b2", "num_tracked", "final_los"):
         with pytest.raises(UserError, match=f"^objective={name} is no column of numbers") as raised:
             column(name)
@@ -487,6 +490,30 @@ def test_the_panel_draws_what_was_recorded(tmp_path: Path, capsys: pytest.Captur
     RunWriter(tmp_path / "empty").start({})
     with pytest.raises(UserError, match="no steps to draw yet"):
         plotting.main([str(tmp_path / "empty")])
+
+
+def test_a_linearised_network_has_its_name_and_moves_no_branch_point(tmp_path: Path) -> None:
+    """It may be there before the flows, where an adaptive optimizer's sharpness may be anything."""
+    t = np.arange(STEPS)
+    parts = [
+        rows("discrete", t, loss=1.0, effective_sharpness=np.where(t < 20, 9.0, 1.0)),
+        rows("linear", t, loss=2.0, effective_sharpness=0.5, distance_to_discrete=t + 1.0),
+    ]
+    writer = RunWriter(tmp_path / "run")
+    writer.start({"choices": {}, "steps": STEPS, "warm_start": 20}, CONFIG.format(lr=0.1, seed=0, b2=0.9))
+    nothing = {c.name: np.zeros(0, object if c.type == "string" else c.type) for c in EIGENVALUES}
+    writer.write({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, nothing)
+    writer.finish("done")
+    found = summary.summarise_folder(tmp_path / "run")
+    assert found.flows == ("linear",) and found.get("edge_step") is None and not found.notes
+    assert found.get("distance_linear") == STEPS - 24.5
+    told = {quantity.name: quantity.meaning for quantity in definitions.quantities(["linear", "central"])}
+    assert "of the linearised network at" in told["final_loss_linear"] and "s_eff_linear" not in told
+    assert "of the central flow at" in told["final_loss_central"]
+    lines = {line.get_label(): line for line in plot.panel(read_run(tmp_path / "run")).axes[0].lines}
+    assert lines["linearised network"].get_color() == style.colour("linear")
+    charts = {chart["title"]: chart["lines"] for chart in curves.run_charts(tmp_path / "run", found.flows)}
+    assert [line["label"] for line in charts["distance from the optimizer"]] == ["linearised network"]
 
 
 @pytest.fixture(scope="module")

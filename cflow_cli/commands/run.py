@@ -29,6 +29,7 @@ examples:
   cflow run optimizer=rmsprop optimizer.decay=0.95 data.n=400 'model.widths=[64,64]' dtype=float64
   cflow run lr=0.2 schedule=cosine steps=1000
   cflow run 'processes=[discrete,central]' processes.central.substeps=4
+  cflow run 'processes=[discrete,central,linear]'
   cflow run -m lr=0.02,0.05,0.1 seed=0,1,2
   cflow run -m optimizer=gd,rmsprop,adam lr_factor=0.5,1,2
   cflow run -m launcher=slurm launcher.partition=gpu optimizer=gd,rmsprop 'seed=range(5)'
@@ -44,6 +45,7 @@ _INSIDE = (
     "eigs.max_tracked",
     "processes.central.substeps",
     "processes.central.third_derivatives_every",
+    "processes.linear.anchor",
 )
 _ELSEWHERE = {
     "hydra.run.dir": "the run folder itself",

@@ -5,7 +5,9 @@ A process answers for its kind with class attributes:
 ``name``
     What it is called in tables and configs.
 ``is_flow``
-    Whether it is a model of the dynamics, which branches off after the warm start.
+    Whether it is a flow: a model of the dynamics of an optimizer that has a D.
+``branches``
+    Whether it begins where flows branch off, after the warm start, instead of at step 0.
 ``first_step``
     The first step that it has a row for.
 ``switch``
@@ -22,6 +24,7 @@ from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.errors import UserError
 from cflow_cli.flows.options import Ablated, Central, Edge, Rod, Stable, Stationary
 from cflow_cli.measurements import built_in
+from cflow_cli.records import Column
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Discrete:
 
     name: ClassVar[str] = "discrete"
     is_flow: ClassVar[bool] = False
+    branches: ClassVar[bool] = False
     first_step: ClassVar[int] = 0
     switch: ClassVar[bool] = False
 
@@ -40,12 +44,56 @@ class Midpoint:
 
     name: ClassVar[str] = "midpoint"
     is_flow: ClassVar[bool] = False
+    branches: ClassVar[bool] = False
     first_step: ClassVar[int] = 1  # the first iterate has none before it
     switch: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class Linear:
+    """The same optimizer on the network linearised where it begins, f(a) + J(a)(w − a).
+
+    Its equations are in :mod:`cflow_cli.engine.linear`.
+
+    Parameters
+    ----------
+    anchor
+        The weights a, and where it begins: ``start``, step 0, or ``branch``, where flows branch off.
+    every
+        Steps between two looks at its spectrum and at ``function_distance``, which cost more than a step.
+    """
+
+    anchor: str = "start"
+    every: int = 50
+
+    name: ClassVar[str] = "linear"
+    is_flow: ClassVar[bool] = False
+    first_step: ClassVar[int] = 0
+    switch: ClassVar[bool] = False
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column(
+            "function_distance",
+            "float64",
+            "1",
+            "‖f(w_discrete) − f_lin(w)‖ / ‖f(a) − y‖ over all training outputs; null between looks",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.anchor not in ("start", "branch"):
+            raise ValueError(f"anchor must be start or branch, got {self.anchor}")
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+
+    @property
+    def branches(self) -> bool:
+        """Whether it begins where flows branch off."""
+        return self.anchor == "branch"
+
+
 BUILT_IN: dict[str, Any] = {
-    kind.name: kind for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge)
+    kind.name: kind for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge, Linear)
 }
 """Every process that comes with the package, by its name."""
 

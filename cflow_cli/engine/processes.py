@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import gram, preconditioned, random_rows, track
+from cflow_cli.curvature.block import gram, preconditioned, random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine.discrete import moments_of
 from cflow_cli.engine.measuring import KIND
+from cflow_cli.engine.spectra import critical_residual, look, probed, resized
 from cflow_cli.engine.strain import at_ease
 from cflow_cli.flows.base import FlowState, StepInfo, Stepper, with_counters
 from cflow_cli.measurements.base import Measurement, Point
@@ -28,11 +29,6 @@ from cflow_cli.records import Status
 Record = dict[str, Array]
 # A new block starts from random vectors and may take what it needs; later ones follow within eigs.max_iterations.
 NEW_BLOCK_ITERATIONS = 200
-# A small admixture keeps the last guard vector from sitting on one eigenvector while another rises past it: a twentieth
-# is found again by one product, and costs the vector a four-hundredth of its eigenvalue.
-_PROBE = 0.05
-# How far that admixture is rolled along the weights per step: a prime, so that it comes back late.
-_SHIFT = 7919
 # A loss this many times the initial one (and one unit more) has exploded.
 _EXPLOSION = 1e4
 
@@ -152,7 +148,7 @@ class Observer(eqx.Module):
 
     def resize(self, state: Observed, block: int, key: Array) -> Observed:
         """Cut or extend the blocks, new rows random."""
-        return state._replace(vectors=jnp.stack([_resized(v, block, key) for v in state.vectors]))
+        return state._replace(vectors=jnp.stack([resized(v, block, key) for v in state.vectors]))
 
     def retaining(self, state: Observed, tried: Observed) -> Observed:
         """All of the step that was tried: an observer has nothing to take back."""
@@ -178,30 +174,17 @@ class Observer(eqx.Module):
         linear = problem.linearize(w)
         side = jnp.where(state.midpoint, 0, ref.step % 2)
 
-        def measure(_: None) -> tuple[Array, Array, Array, Array, Array]:
-            pairs = track(
-                preconditioned(linear.hvp, ref.step_size),
-                _probed(state.vectors[side], context.probe, ref.step),
-                above=self.eigs.track_above if self.optimizer.refusal is None else jnp.inf,
-                critical=self.eigs.critical_above,
-                tolerance=self.eigs.tolerance,
-                max_iterations=ref.iterations,
-            )
-            residual = _critical_residual(pairs, self.eigs)
-            return pairs.ahead, pairs.values, residual, pairs.hvps, pairs.converged
-
-        def skip(_: None) -> tuple[Array, Array, Array, Array, Array]:
-            nothing = jnp.full((), jnp.nan, w.dtype)
-            unknown = jnp.full(state.vectors.shape[1], jnp.nan, w.dtype)
-            return state.vectors[side], unknown, nothing, jnp.zeros((), jnp.int32), jnp.asarray(True)
-
-        vectors, values, residual, hvps, converged = (
-            measure(None)
-            if self.eigs.every == 1
-            else jax.lax.cond(ref.step % self.eigs.every == 0, measure, skip, None)
+        seen = look(
+            None if self.eigs.every == 1 else ref.step % self.eigs.every == 0,
+            preconditioned(linear.hvp, ref.step_size),
+            state.vectors[side],
+            lambda rows: probed(rows, context.probe, ref.step),
+            self.eigs,
+            self.eigs.track_above if self.optimizer.refusal is None else jnp.inf,
+            ref.iterations,
         )
-        status = jnp.where(converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
-        status = jnp.where(_exploded(linear.loss, context), Status.DIVERGED, status)
+        status = jnp.where(seen.converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
+        status = jnp.where(exploded(linear.loss, context), Status.DIVERGED, status)
         drift = (ref.after - ref.before) / 2
 
         def smooth_drift() -> Array:
@@ -218,8 +201,8 @@ class Observer(eqx.Module):
             linear=linear,
             step_size=ref.step_size,
             step_sizes=jnp.broadcast_to(ref.step_size, w.shape),
-            values=values,
-            vectors=vectors,
+            values=seen.values,
+            vectors=seen.vectors,
             moments=ref.moments,
             move=ref.after - ref.weights,
             drift=drift,
@@ -228,12 +211,12 @@ class Observer(eqx.Module):
             is_optimizer=~state.midpoint,
             oscillates=False,
         )
-        record = _common(point) | {
-            "eigen_residual": residual,
-            "hvps": hvps,
+        record = common_record(point) | {
+            "eigen_residual": seen.residual,
+            "hvps": seen.hvps,
             "status": status.astype(jnp.int32),
         }
-        return Observed(state.vectors.at[side].set(vectors), state.midpoint), record, point
+        return Observed(state.vectors.at[side].set(seen.vectors), state.midpoint), record, point
 
 
 class FlowProcess(eqx.Module):
@@ -275,7 +258,7 @@ class FlowProcess(eqx.Module):
         x = jnp.zeros((block, block), state.x.dtype).at[:keep, :keep].set(state.x[:keep, :keep])
         fresh = self.stepper.start(state.weights, block)
         memory = jax.tree.map(lambda old, new: old if old.shape == new.shape else new, state.memory, fresh)
-        return state._replace(vectors=_resized(state.vectors, block, key), x=x, memory=memory)
+        return state._replace(vectors=resized(state.vectors, block, key), x=x, memory=memory)
 
     def retaining(self, state: FlowState, tried: FlowState) -> FlowState:
         """The old point, seen with the new eigenvectors (X turned into their basis)."""
@@ -299,7 +282,7 @@ class FlowProcess(eqx.Module):
     ) -> tuple[FlowState, Record, Point]:
         """One optimizer step's worth of the flow, in ``substeps`` parts; the record describes its start."""
         optimizer, counters, w = self.stepper.optimizer, state.optimizer, state.weights
-        flow = state._replace(vectors=_probed(state.vectors, context.probe, ref.step))
+        flow = state._replace(vectors=probed(state.vectors, context.probe, ref.step))
         flow, info = self.stepper(problem, flow, counters, ref.iterations)
         spent = _spent(info)
         if self.substeps > 1:
@@ -320,7 +303,7 @@ class FlowProcess(eqx.Module):
             acting = state.oscillates & (pairs.values[0] > self.eigs.critical_above)
             watch, status = state.watch.after(pairs.values[0], acting, status)
         status = jnp.where(pairs.values[0] > self.eigs.max_sharpness, Status.TOO_SHARP, status)
-        status = jnp.where(_exploded(linear.loss, context), Status.DIVERGED, status)
+        status = jnp.where(exploded(linear.loss, context), Status.DIVERGED, status)
         away = ref.weights - w
         move = flow.weights - w
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > self.eigs.critical_above), 0)
@@ -348,10 +331,10 @@ class FlowProcess(eqx.Module):
             oscillation=info.oscillation,
             critical=critical,
         )
-        record = _common(point) | spent
+        record = common_record(point) | spent
         record |= {
             "distance_to_discrete": jnp.linalg.norm(away),
-            "eigen_residual": _critical_residual(pairs, self.eigs),
+            "eigen_residual": critical_residual(pairs, self.eigs),
             "substeps": jnp.asarray(self.substeps, jnp.int32),
             "status": status.astype(jnp.int32),
         }
@@ -392,7 +375,7 @@ def _oscillation_record(info: StepInfo, away: Array, critical: Array, oscillates
     return record if d.shape == (1,) else record | {"sigma_trace": jnp.sum(x * gram(d * vectors, vectors))}
 
 
-def _common(point: Point) -> Record:
+def common_record(point: Point) -> Record:
     """The part of a record that every process writes; the spectrum is that of no D where there is none."""
     values, eigs = point.values, point.eigs
     if point.optimizer.refusal is not None:
@@ -412,21 +395,6 @@ def _common(point: Point) -> Record:
     }
 
 
-def _critical_residual(pairs: Any, eigs: EigsOptions) -> Array:
-    wanted = (pairs.values > eigs.critical_above) | (jnp.arange(pairs.values.shape[0]) == 0)
-    return jnp.max(jnp.where(wanted, pairs.residuals / jnp.abs(pairs.values), 0))
-
-
-def _exploded(loss: Array, context: Context) -> Bool[Array, ""]:
+def exploded(loss: Array, context: Context) -> Bool[Array, ""]:
+    """Whether a loss is not finite, or so far above the initial one that it will not come back."""
     return ~(jnp.abs(loss) <= _EXPLOSION * (jnp.abs(context.initial_loss) + 1))
-
-
-def _probed(rows: Array, probe: Array, step: Array) -> Array:
-    # Shifted by another distance at each step: new random numbers would cost up to half a gradient.
-    return rows.at[-1].add(_PROBE * jnp.roll(probe, step * _SHIFT))
-
-
-def _resized(rows: Array, block: int, key: Array) -> Array:
-    if block <= rows.shape[0]:
-        return rows[:block]
-    return jnp.concatenate([rows, random_rows(key, block - rows.shape[0], rows.shape[1], rows.dtype)])

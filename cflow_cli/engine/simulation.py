@@ -33,8 +33,9 @@ from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
 from cflow_cli.engine.caches import make_room
 from cflow_cli.engine.discrete import DiscreteState, Trajectory, run_discrete
+from cflow_cli.engine.linear import LinearProcess
 from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
-from cflow_cli.engine.options import Discrete, SimulationOptions
+from cflow_cli.engine.options import Discrete, Linear, SimulationOptions
 from cflow_cli.engine.processes import Context, FlowProcess, Observer, Process
 from cflow_cli.engine.recording import Chunk, Recorder
 from cflow_cli.engine.running import Running
@@ -166,6 +167,10 @@ class Simulation:
                 watched=kind.holds_the_edge,
                 divisible=divisible,
             )
+        if isinstance(kind, Linear):
+            self.problem.linearised(self.problem.w0)  # says so where there is no network
+            every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
+            return LinearProcess(self.optimizer, every, branches, self.eigs, self.options.measurements)
         return Observer(self.optimizer, self.eigs, self.options.measurements)
 
     # --- what there is to see -----------------------------------------------------------------------
@@ -259,7 +264,7 @@ class Simulation:
         count = self._next_count(first)
         self.discrete, path = self.take_path(self._rows, count)
         for run in self._running.values():
-            if run.state is None and (not run.kind.is_flow or first >= self.warm_start):
+            if run.state is None and (not run.kind.branches or first >= self.warm_start):
                 run.begin(self._initial(run, begin, self._least_block), first)
         at_work = [r for r in self._running.values() if r.state is not None and not r.status.stops]
         compared = self._compare(at_work, path, first)

@@ -34,6 +34,7 @@ class Flow:
 
     name: ClassVar[str]
     is_flow: ClassVar[bool] = True
+    branches: ClassVar[bool] = True
     first_step: ClassVar[int] = 0
     oscillates: ClassVar[bool] = True
     penalty: ClassVar[bool] = True

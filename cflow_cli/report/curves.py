@@ -130,16 +130,17 @@ class _View:
             ),
         ]
         for flow in self.flows:
-            if flow == "stable":
-                lines.append(_make_line(flow, self.series(flow, column), f"{flow} flow"))
+            name = definitions.words(flow)
+            if flow in definitions.AT_REST:
+                lines.append(_make_line(flow, self.series(flow, column), name))
             else:
                 predicted = definitions.prediction(self.metrics, flow, column)
-                lines.append(_make_line(flow, predicted, f"{flow} flow, predicted mean"))
+                lines.append(_make_line(flow, predicted, f"{name}, predicted mean"))
         return lines
 
     def each(self, column: str, processes: Sequence[str]) -> list[dict[str, Any]]:
         """One line per process."""
-        return [_make_line(process, self.series(process, column), _label(process)) for process in processes]
+        return [_make_line(p, self.series(p, column), definitions.words(p)) for p in processes]
 
     def measured(self, column: str, predicted: str) -> list[dict[str, Any]]:
         """Lines of a measurement of a run's own: every process, and dashed what the flows predict of its mean."""
@@ -148,14 +149,18 @@ class _View:
             spiky = process == "discrete"
             values = self.series(process, column)
             lines.append(
-                _make_line(process, values, _label(process), width=0.9 if spiky else 1.5, spikes=spiky)
+                _make_line(
+                    process, values, definitions.words(process), width=0.9 if spiky else 1.5, spikes=spiky
+                )
             )
         if predicted:
             mean = smoothing.look(column, self.series("discrete", column))
             lines.append(_make_line("midpoint", mean, "optimizer, smoothed", width=3.5, opacity=0.7))
             for flow in self.flows:
                 values = self.series(flow, predicted)
-                lines.append(_make_line(flow, values, f"{flow} flow, predicted mean", dash=_DASH))
+                lines.append(
+                    _make_line(flow, values, f"{definitions.words(flow)}, predicted mean", dash=_DASH)
+                )
         return lines
 
 
@@ -231,11 +236,6 @@ def _own_charts(
     return charts
 
 
-def _label(process: str) -> str:
-    names = {"discrete": "optimizer", "midpoint": "midpoints"}
-    return names.get(process, f"{process} flow")
-
-
 def _read_spectra(table: pd.DataFrame) -> dict[tuple[str, str, int], pd.Series]:
     """The first few eigenvalues of each process and kind against step."""
     # Arrays, and sorted once: five hundred runs have some ten million eigenvalues.
@@ -262,13 +262,14 @@ _EMPTY = pd.Series(dtype=float, index=pd.Index([], dtype=int))
 
 
 def _eigenvalue_lines(spectra: Spectra, processes: Sequence[str]) -> list[dict[str, Any]]:
-    """The largest effective eigenvalues of each process, of the stable flow only the first."""
+    """The largest effective eigenvalues of each process, of those without oscillation only the first."""
     lines = []
     for process in processes:
-        for index in range(1 if process == "stable" else _SHOWN):
+        for index in range(1 if process in definitions.AT_REST else _SHOWN):
             values = spectra.get((process, "effective", index), _EMPTY)
             width = 1.5 if definitions.is_flow(process) else 0.9
-            lines.append(_make_line(process, values, _label(process), width=width, opacity=1 - 0.25 * index))
+            name = definitions.words(process)
+            lines.append(_make_line(process, values, name, width=width, opacity=1 - 0.25 * index))
     return [line for line in lines if line["y"]]
 
 

@@ -36,9 +36,20 @@ OBSERVED = ("discrete", "midpoint")
 """Processes that are the real optimizer; every other process is a flow."""
 
 
+AT_REST = ("stable", "linear")
+"""Models without an oscillation: no step of theirs holds S_eff at 2, and of their spectrum the largest is followed."""
+
+_NAMES = {"discrete": "optimizer", "midpoint": "midpoints", "linear": "linearised network"}
+
+
 def is_flow(process: str) -> bool:
     """Whether a process is a model of the optimizer rather than the optimizer itself."""
     return process not in OBSERVED
+
+
+def words(process: str) -> str:
+    """What a process is called in legends and in the meaning of a column."""
+    return _NAMES.get(process, f"{process} flow")
 
 
 def series(metrics: pd.DataFrame, process: str, column: str) -> pd.Series:
@@ -192,7 +203,7 @@ def distance_ratio(distance: pd.Series, stable: pd.Series, start: float = 0) -> 
 
 @dataclass(frozen=True)
 class Quantity(Column):
-    """One column of the report; ``{}`` in its name, heading and meaning stands for a flow.
+    """One column of the report; ``{}`` in its name, heading and meaning stands for a flow, in the meaning in words.
 
     Parameters
     ----------
@@ -209,7 +220,11 @@ class Quantity(Column):
 
     def of(self, flow: str) -> Quantity:
         """Return the column of one flow."""
-        name, heading, meaning = (text.format(flow) for text in (self.name, self.heading, self.meaning))
+        name, heading, meaning = (
+            self.name.format(flow),
+            self.heading.format(flow),
+            self.meaning.format(words(flow)),
+        )
         return replace(self, name=name, heading=heading, meaning=meaning)
 
 
@@ -227,7 +242,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("num_parameters", "weights", "count", "number of weights", shown=False),
     Quantity("steps", "steps", "count", "optimizer steps recorded"),
     Quantity("final_loss", "loss", "number", "training loss of the optimizer at its last recorded step"),
-    Quantity("final_loss_{}", "loss {}", "number", "training loss L(w) of the {} flow at its last step"),
+    Quantity("final_loss_{}", "loss {}", "number", "training loss L(w) of the {} at its last step"),
     Quantity(
         "final_test_accuracy", "test accuracy", "percent", "test accuracy at the last evaluation", shown=False
     ),
@@ -262,19 +277,19 @@ QUANTITIES: tuple[Quantity, ...] = (
         "s_eff_{}",
         "S_eff {}",
         "number",
-        "mean effective sharpness of the {} flow from the step of the edge on",
+        "mean effective sharpness of the {} from the step of the edge on",
     ),
     Quantity(
         "distance_{}",
         "distance {}",
         "number",
-        f"‖w − w_discrete‖ of the {{}} flow, mean over the last {TAIL} steps it shares with the optimizer",
+        f"‖w − w_discrete‖ of the {{}}, mean over the last {TAIL} steps it shares with the optimizer",
     ),
     Quantity(
         "distance_ratio_{}",
         "{} / stable",
         "number",
-        "distance of the {} flow from the optimizer over that of the stable flow, both means over the last "
+        "distance of the {} from the optimizer over that of the stable flow, both means over the last "
         f"{TAIL} steps that both flows reached, once the optimizer oscillates",
     ),
     Quantity(
@@ -289,7 +304,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         "grad_error_{}",
         "gradient error {}",
         "percent",
-        "the same as the loss error, for the squared gradient norm of the {} flow",
+        "the same as the loss error, for the squared gradient norm of the {}",
         shown=False,
     ),
     Quantity(
@@ -366,7 +381,7 @@ def quantities(flows: Sequence[str], own: Sequence[Quantity] = ()) -> list[Quant
             # The stable flow is what others are compared with, and it does not stay at the edge.
             if quantity.name == "distance_ratio_{}" and (flow == "stable" or "stable" not in flows):
                 continue
-            if quantity.name == "s_eff_{}" and flow == "stable":
+            if quantity.name == "s_eff_{}" and flow in AT_REST:
                 continue
             columns.append(quantity.of(flow))
     names = [column.name for column in columns]

@@ -27,10 +27,11 @@ def column(name: str, processes: Sequence[Any], measurements: Sequence[Any]) -> 
     UserError
         If a run of these processes and measurements has no such column, or it is text.
     """
-    flows = [process.name for process in processes if process.is_flow]
+    flows = [process.name for process in processes if definitions.is_flow(process.name)]
     numbers = [q.name for q in definitions.quantities(flows) if q.kind != "text"]
     own = [column for m in measurements for column in m.columns_for([p.name for p in processes])]
     own += [column for m in measurements for column in m.predictions()[0] if flows]
+    own += [column for process in processes for column in getattr(process, "columns", ())]
     numbers += [column.name for column in own if definitions.is_own(column)]
     plain = name.replace(".", "_")
     if plain not in numbers:

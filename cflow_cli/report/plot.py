@@ -125,11 +125,11 @@ def time_average(ax: Axes, metrics: pd.DataFrame, column: str, title: str, *, le
     for process in _flows(metrics):
         predicted = definitions.series(metrics, process, f"predicted_{column}")
         own = definitions.series(metrics, process, column)
-        oscillates = not predicted.empty and process != "stable"
+        oscillates, name = not predicted.empty and process != "stable", definitions.words(process)
         if oscillates:
-            ax.plot(predicted.index, predicted, **style.line(process), label=f"predicted by {process} flow")
+            ax.plot(predicted.index, predicted, **style.line(process), label=f"predicted by {name}")
         fainter = {"linewidth": 0.7, "alpha": 0.6} if oscillates else {}
-        label = f"at the {process} flow's w" if oscillates else f"{process} flow"
+        label = f"at the {name}'s w" if oscillates else name
         ax.plot(own.index, own, **style.line(process) | fainter, label=label)
         drawn += [predicted, own]
     _scale(ax, drawn or [raw])
@@ -155,13 +155,13 @@ def effective_eigenvalues(ax: Axes, eigenvalues: pd.DataFrame, metrics: pd.DataF
         # Which eigenvalues are tracked changes from step to step: gaps must not be bridged by lines.
         wide = wide.reindex(range(wide.index[0], wide.index[-1] + 1, _spacing(wide.index)))
         look = {"linewidth": 0.8, "alpha": 0.8} if process == real else {"linewidth": 1.2}
-        name = {"midpoint": "midpoints", "discrete": "optimizer"}.get(process, f"{process} flow")
-        only_top = process == "stable"
+        name = definitions.words(process)
+        only_top = process in definitions.AT_REST
         columns = list(wide.columns[:1] if only_top else wide.columns)
         for place, column in enumerate(columns):
             label = name if place == 0 else None
             ax.plot(wide.index, wide[column], **style.line(process) | look, label=label)
-        # The stable flow leaves the frame; the others set it, up to their rare spikes.
+        # The stable flow leaves the frame; those that oscillate set it, up to their rare spikes.
         if not only_top:
             highest = max(highest, float(np.nanpercentile(wide[columns[0]], 98)))
     ax.set_ylim(0, min(1.25 * highest, 6))
@@ -175,7 +175,7 @@ def distances(ax: Axes, metrics: pd.DataFrame) -> None:
     for process in _flows(metrics):
         distance = definitions.series(metrics, process, "distance_to_discrete")
         distance = distance[distance > 0]
-        ax.plot(distance.index, distance, **style.line(process), label=f"{process} flow")
+        ax.plot(distance.index, distance, **style.line(process), label=definitions.words(process))
     if ax.lines:
         ax.set_yscale("log")
         ax.legend()
@@ -229,10 +229,9 @@ def step_size(ax: Axes, metrics: pd.DataFrame) -> None:
         column, title = "num_critical", "number of eigenvalues at the edge"
     for process in [*real, *_flows(metrics)]:
         values = definitions.series(metrics, process, column)
-        if len(values) and (column != "num_critical" or process != "stable"):
+        if len(values) and (column != "num_critical" or process not in definitions.AT_REST):
             look = {"linewidth": 2.4, "alpha": 0.6} if process in real else {}
-            name = process + ("s" if process == "midpoint" else "" if process in real else " flow")
-            ax.plot(values.index, values, **style.line(process) | look, label=name)
+            ax.plot(values.index, values, **style.line(process) | look, label=definitions.words(process))
     if ax.lines:
         _scale(ax, [pd.Series(np.asarray(line.get_ydata(), float)) for line in ax.lines])
         if column == "num_critical":

@@ -16,8 +16,9 @@ COLOURS: dict[str, str] = {
     "rod": "#009E73",
     "edge": "#CC79A7",
     "ablated": "#E69F00",
+    "linear": "#7F3C8D",
 }
-_OTHERS = ("#999999", "#7F3C8D", "#11A579", "#80BA5A")
+_OTHERS = ("#999999", "#8C6D31", "#11A579", "#80BA5A")
 
 # Dashes tell lines apart where colour cannot: on paper, and where one covers another.
 DASHES: dict[str, Any] = {
@@ -25,6 +26,7 @@ DASHES: dict[str, Any] = {
     "ablated": (0, (4, 1, 1, 1)),
     "rod": (0, (1, 1)),
     "edge": (0, (3, 1)),
+    "linear": (0, (8, 1.5, 2, 1.5)),
 }
 
 COLUMN = 3.35

@@ -169,6 +169,7 @@ def summarise(run: Run, name: str | None = None) -> Summary:
 
     witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
     branch = _branch(run, metrics, flows)
+    moving = [flow for flow in flows if flow != "linear"]  # those that follow S_eff as it changes
     edge = onset = None
     if witness:
         edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
@@ -195,8 +196,8 @@ def summarise(run: Run, name: str | None = None) -> Summary:
             ratio = definitions.distance_ratio(distances[flow], distances["stable"], start)
             values[f"distance_ratio_{flow}"] = ratio
             notes += _unequal(flow, distances)
-    if flows and _stopped(metrics, "discrete") is None:
-        sharpness = of("central" if "central" in flows else flows[0], "effective_sharpness")
+    if moving and _stopped(metrics, "discrete") is None:
+        sharpness = of("central" if "central" in flows else moving[0], "effective_sharpness")
         notes += _stage(run, sharpness, branch, edge, onset, values["steps"])
     values = {name: definitions.last_value(metrics, name) for name in own} | values
     known = {
@@ -311,8 +312,9 @@ def _stopped(metrics: pd.DataFrame, process: str) -> int | None:
 
 
 def _branch(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> int:
-    rows = metrics.loc[metrics["process"].isin(list(flows)), "step"]
-    return int(rows.min()) if len(rows) else int(run.manifest.get("warm_start") or 0)
+    """Step from which all flows are there: a linearised network may be from the start."""
+    first = [metrics.loc[metrics["process"] == flow, "step"].min() for flow in flows]
+    return max([int(run.manifest.get("warm_start") or 0), *map(int, first)])
 
 
 def _notes(run: Run, metrics: pd.DataFrame, flows: Sequence[str]) -> list[str]:
