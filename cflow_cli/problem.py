@@ -60,6 +60,15 @@ class _ModelObjective(eqx.Module):
     def apply(self, w: Weights, x: Array) -> Array:
         return eqx.combine(self.unravel(w), self.skeleton)(x)
 
+    def places(self, w: Weights) -> Any:
+        leaves, form = jax.tree.flatten(jax.eval_shape(self.unravel, w))
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        numbers = [
+            np.arange(end - leaf.size, end, dtype=np.int32).reshape(leaf.shape)
+            for leaf, end in zip(leaves, ends)
+        ]
+        return eqx.combine(jax.tree.unflatten(form, numbers), self.skeleton)
+
     def slices(self, n: int) -> int:
         return 1 if self.microbatch is None else -(-n // self.microbatch)
 
@@ -123,7 +132,7 @@ class _ModelObjective(eqx.Module):
         )
 
 
-def _each(function: Callable[[Weights], Weights], rows: Block) -> Block:
+def each_row(function: Callable[[Weights], Weights], rows: Block) -> Block:
     """``function`` of every row: all at once, but on a CPU, where that was up to twice as slow, in turn."""
     return jax.lax.map(function, rows) if jax.default_backend() == "cpu" else jax.vmap(function)(rows)
 
@@ -302,6 +311,11 @@ class Problem(eqx.Module):
         return (("weights", self.num_parameters),)
 
     @property
+    def places(self) -> Any:
+        """The model with each weight's place in the flat vector in its stead; None for a problem from a function."""
+        return self.objective.places(self.w0) if isinstance(self.objective, _ModelObjective) else None
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]
@@ -373,7 +387,7 @@ class Problem(eqx.Module):
 
 def _linearized(loss: LossFunction, w: Weights) -> Linearization:
     (value, gradient), linear = jax.linearize(jax.value_and_grad(loss), w)
-    return Linearization(value, gradient, lambda rows: _each(lambda v: linear(v)[1], rows))
+    return Linearization(value, gradient, lambda rows: each_row(lambda v: linear(v)[1], rows))
 
 
 def _layers(params: Any) -> tuple[tuple[str, int], ...]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, flat_size, numbers, positive
+from cflow_cli.models.units import Units, units_between
 
 
 class MLP(ActivatedModel):
@@ -64,6 +65,11 @@ class MLP(ActivatedModel):
         )
         self.activation = activation
         self.output_scale = output_scale
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """Units of each hidden layer."""
+        return units_between([layer.weight for layer in self.layers], [layer.bias for layer in self.layers])
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n outputs"]:
         """Outputs of a batch; inputs of any shape are flattened."""
