@@ -18,7 +18,7 @@ _MOST_HALVES = 10_000
 
 
 def _kinds(value: Any) -> tuple[str, ...]:
-    kinds = tuple(value) if isinstance(value, list) else (value,)
+    kinds = tuple(value) if isinstance(value, list) else tuple(str(value).split(","))
     require(bool(kinds) and all(kind in KINDS for kind in kinds))
     return tuple(dict.fromkeys(kinds))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Shaped
 
 
 class Units(NamedTuple):
@@ -23,26 +23,28 @@ class Units(NamedTuple):
         where images were flattened; one group otherwise.
     """
 
-    incoming: Shaped[Array, "units inputs"]
-    outgoing: Shaped[Array, "units groups outputs"]
+    incoming: Shaped[np.ndarray, "units inputs"]
+    outgoing: Shaped[np.ndarray, "units groups outputs"]
 
 
-def units_between(
-    layers: Sequence[Shaped[Array, "inputs outputs"]],
-    biases: Sequence[Shaped[Array, " outputs"] | None],
-) -> tuple[Units, ...]:
+def units_between(layers: Sequence[Any], biases: Sequence[Any]) -> tuple[Units, ...]:
     """Hidden units of a chain of matrices that act from the right.
 
     Parameters
     ----------
     layers
-        The matrices; the outputs of each are units, which the next reads once per group of its rows, innermost.
+        The matrices, shape (inputs, outputs); the outputs of each are units, which the next reads once per group of its
+        rows, innermost.
     biases
-        Of each matrix; None where it has none.
+        Of each matrix, shape (outputs,); None where it has none.
     """
     found = []
     for weight, bias, after in zip(layers, biases, layers[1:]):
         units = weight.shape[1]
         incoming = weight.T if bias is None else np.concatenate([weight, bias[None]]).T
-        found.append(Units(incoming, np.swapaxes(after.reshape(-1, units, after.shape[1]), 0, 1)))
+        found.append(
+            Units(
+                np.asarray(incoming), np.swapaxes(np.asarray(after).reshape(-1, units, after.shape[1]), 0, 1)
+            )
+        )
     return tuple(found)

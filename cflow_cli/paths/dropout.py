@@ -7,7 +7,7 @@ above the largest one at the corners, which are networks that keep half of their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ from cflow_cli.problem import Problem
 Halves = list[Int[np.ndarray, " half"]]
 # Of the loss per squared distance from the scaled weights: enough that what the data leave free stays where it was.
 _RIDGE = 1e-3
-_ITERATIONS = 300
+# Of L-BFGS: for the path, and for comparing halves.
+_ITERATIONS, _FEW = 300, 50
 
 
 class Corners(NamedTuple):
@@ -109,7 +110,8 @@ def connected(
     refit
         Whether each half network gets the output layer of least loss, near its own one times two; else just that.
     trials, seed
-        Random choices of halves that are compared by their bounds, without refitting, and of which.
+        How many random choices of halves are compared by their bounds, and of which. Those that are best with the
+        networks' own output layers need not be with others: each is fitted, in a few iterations.
 
     Raises
     ------
@@ -121,9 +123,10 @@ def connected(
             "a dropout path keeps half of the units of each hidden layer: it needs two or more in each"
         )
     chosen = [random_halves(units, seed + trial) for trial in range(trials)]
-    bounds = [bound(problem, corners(units, a, b, halves)) for halves in chosen]
-    best = chosen[int(np.argmin(bounds))]
-    return corners(units, a, b, best, problem if refit else None)
+    fitted_to = problem if refit else None
+    found = (corners(units, a, b, halves, fitted_to, _FEW) for halves in chosen)
+    best = chosen[int(np.argmin([bound(problem, path) for path in found]))]
+    return corners(units, a, b, best, fitted_to)
 
 
 def bound(problem: Problem, path: Corners) -> float:
@@ -137,6 +140,7 @@ def corners(
     b: Float[np.ndarray, " params"],
     halves: Halves,
     refit: Problem | None = None,
+    iterations: int = _ITERATIONS,
 ) -> Corners:
     """The path by given halves; for two hidden layers, of nine segments.
 
@@ -150,13 +154,19 @@ def corners(
         Units of a to keep, for each hidden layer at most half of them; of b the others are kept.
     refit
         The problem whose loss the output layers are fitted to; None to take those of the ends, times two.
+    iterations
+        Of each fit, at most.
     """
     layout = _Layout.of(units, len(a))
     others = [
         np.setdiff1d(np.arange(len(layer.incoming)), kept)[: len(kept)] for layer, kept in zip(units, halves)
     ]
-    there, slots = _thinned(layout, a, halves, others, refit)
-    back, free = _thinned(layout, b, others, halves, refit)
+
+    def fitted(w: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        return w if refit is None else _refitted(refit, layout, w, slots, iterations)
+
+    there, slots = _thinned(layout, a, halves, others, fitted)
+    back, free = _thinned(layout, b, others, halves, fitted)
     # Beside the half of a, the half of b; then the outputs change from one to the other.
     both = _installed(layout, there[-1], b, others, free, 0)
     swapped = _with_top(layout, both, *_top_of(layout, back[-1], free[-1]), free[-1])
@@ -166,7 +176,11 @@ def corners(
 
 
 def _thinned(
-    layout: _Layout, w: np.ndarray, kept: Halves, spare: Halves, refit: Problem | None
+    layout: _Layout,
+    w: np.ndarray,
+    kept: Halves,
+    spare: Halves,
+    fitted: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> tuple[list[np.ndarray], Halves]:
     """Corners from a network to one that only half of its units take part in, and the places of these units.
 
@@ -179,8 +193,8 @@ def _thinned(
     path = [w]
 
     def end(base: np.ndarray) -> np.ndarray:
-        scaled = _with_top(layout, base, 2 * w[layout.top[kept[-1]]], w[layout.bias], slots[-1])
-        return scaled if refit is None else _refitted(refit, layout, scaled, slots[-1])
+        own = 2 * w[layout.top[kept[-1]]]
+        return fitted(_with_top(layout, base, own, w[layout.bias], slots[-1]), slots[-1])
 
     path.append(end(w))
     for low in range(last - 1, -1, -1):
@@ -232,7 +246,9 @@ def _head_loss(problem: Problem, w: Array, places: Array, head: Array, anchor: A
     return jax.value_and_grad(loss)(head)
 
 
-def _refitted(problem: Problem, layout: _Layout, w: np.ndarray, slots: np.ndarray) -> np.ndarray:
+def _refitted(
+    problem: Problem, layout: _Layout, w: np.ndarray, slots: np.ndarray, iterations: int
+) -> np.ndarray:
     """``w`` with the output layer, on the units at some places, of least loss and ridge: a convex problem."""
     places = np.concatenate([layout.top[slots].ravel(), layout.bias])
     anchor = w[places]
@@ -243,7 +259,7 @@ def _refitted(problem: Problem, layout: _Layout, w: np.ndarray, slots: np.ndarra
         return float(found), np.asarray(gradient, float)
 
     found = minimize(
-        value, anchor.astype(float), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
+        value, anchor.astype(float), jac=True, method="L-BFGS-B", options={"maxiter": iterations}
     )
     w = w.copy()
     w[places] = found.x

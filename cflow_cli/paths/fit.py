@@ -21,11 +21,11 @@ SAMPLES = 4
 class Values(NamedTuple):
     """What is measured at points of a curve, each of shape (points,); NaN where the problem does not have it."""
 
-    loss: Array
-    accuracy: Array
-    test_loss: Array
-    test_accuracy: Array
-    grad_norm_sq: Array
+    loss: Any
+    accuracy: Any
+    test_loss: Any
+    test_accuracy: Any
+    grad_norm_sq: Any
 
 
 @eqx.filter_jit

@@ -61,7 +61,7 @@ def match(
     for _ in range(_ROUNDS):
         settled = True
         for number, layer in enumerate(units):
-            products = sum(_rows(a, places) @ _rows(b, places).T for places in layer)
+            products = _products(layer.incoming, a, b) + _products(layer.outgoing, a, b)
             _, order = linear_sum_assignment(products, maximize=True)
             gain = products[np.arange(len(order)), order].sum() - np.trace(products)
             if gain > 1e-12 * np.abs(products).sum():
@@ -73,5 +73,7 @@ def match(
     return b, orders
 
 
-def _rows(w: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return w[places].reshape(len(places), -1).astype(float)
+def _products(places: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar products of the weights of each unit of a with those of each of b, in double precision."""
+    ours, theirs = (w[places].reshape(len(places), -1).astype(float) for w in (a, b))
+    return ours @ theirs.T
