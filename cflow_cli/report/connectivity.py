@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from cflow_cli.report import style
 from cflow_cli.report.pictures import Picture
@@ -119,8 +120,18 @@ def draw_plane(ax: Axes, paths: Paths) -> None:
         shown = np.log10(np.maximum(loss, np.finfo(float).tiny))
     finite = shown[np.isfinite(shown)]
     levels = np.linspace(finite.min(), np.quantile(finite, 0.95) + 1e-6, _LEVELS)
-    drawn = ax.contourf(x, y, shown, levels=levels, cmap="Greys", extend="both", alpha=0.8)
-    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.9)
+    # Light, so that the curves stand out.
+    drawn = ax.contourf(
+        x,
+        y,
+        shown,
+        levels=levels,
+        cmap="Greys",
+        extend="both",
+        vmin=levels[0],
+        vmax=2 * levels[-1] - levels[0],
+    )
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.9, ticks=MaxNLocator(6))
     bar.set_label("log₁₀ of the training loss")
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(y[0], y[-1])
