@@ -1,5 +1,6 @@
 """Paths between two points: closed forms, permuted copies, networks of half their units, and the command as installed."""
 
+import hashlib
 import json
 import math
 import re
@@ -29,7 +30,7 @@ from cflow_cli.paths import curves, dropout
 from cflow_cli.paths.connecting import plane, units_of
 from cflow_cli.paths.fit import losses
 from cflow_cli.paths.matching import match, permuted
-from cflow_cli.storage import paths
+from cflow_cli.storage import checkpoints, paths
 
 RNG = np.random.default_rng(0)
 
@@ -184,9 +185,7 @@ def masked_loss(problem, w, kept):
     return float(MSE()(x, y))
 
 
-@pytest.mark.parametrize(
-    ("name", "refit"), [("mlp", False), ("mlp", True), ("no bias", False), ("deep", False), ("cnn", True)]
-)
+@pytest.mark.parametrize(("name", "refit"), [("mlp", False), ("mlp", True), ("deep", False), ("cnn", True)])
 def test_a_dropout_path_is_convex_or_constant_and_below_its_bound(name, refit):
     problem = NETS[name]()
     units = units_of(problem)
@@ -260,21 +259,20 @@ QUICK = (
     "experiment=quick",
     "steps=8",
     "model.widths=[6,6]",
-    "processes=[discrete,central]",
+    "processes=[discrete]",
     "measurements=[]",
 )
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs, and one of another model."""
+    """Two runs, the first with what a flow leaves in a checkpoint, and one of another model."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, words in (
-        ("a", ["seed=1"]),
-        ("b", ["seed=2"]),
-        ("wide", ["model.widths=[7]", "processes=[discrete]"]),
-    ):
+    for name, words in (("a", ["seed=1"]), ("b", ["seed=2"]), ("wide", ["model.widths=[7]"])):
         assert main(["run", *QUICK, "lr=0.1", *words, f"hydra.run.dir={folder / name}"]) == 0
+    last = checkpoints.at_step(folder / "a", None)
+    flow = {"central.process.weights": np.float32(0.9) * last.arrays["discrete.weights"]}
+    checkpoints.write(last.path, last.header, last.arrays | flow)
     return folder
 
 
@@ -282,7 +280,7 @@ def runs(tmp_path_factory):
 def found(runs):
     """Folder and words of ``cflow path``, as installed."""
     folder = runs / "path"
-    words = ["kind=line,bezier,dropout", "match=true", "points=11", "steps=20", "halves=2", f"out={folder}"]
+    words = ["kind=line,bezier", "match=true", "points=11", "steps=20", f"out={folder}"]
     cflow = str(Path(sys.executable).parent / "cflow")
     done = subprocess.run(
         [cflow, "path", f"{runs / 'a'}@central", f"{runs / 'b'}@discrete@8", *words],
@@ -300,17 +298,17 @@ def test_a_path_between_runs_as_installed(runs, found):
     assert [(end["process"], end["step"]) for end in about["ends"]] == [("central", 8), ("discrete", 8)]
     table = pd.read_parquet(folder / "path.parquet")
     assert table["matched"].all()
-    for kind, count in (("line", 11), ("bezier", 11), ("dropout", 19)):
+    for kind in ("line", "bezier"):
         rows = table[table["kind"] == kind]
-        assert len(rows) == count and kind in shown
+        assert len(rows) == 11 and kind in shown
         numbers = about["paths"][kind]
         assert numbers["max_loss"] == rows["loss"].max()
         assert numbers["max_test_error"] == pytest.approx(1 - rows["test_accuracy"].min())
-        # The ends are those of the runs: matching changes no function.
-        for name, process, row in (("a", "central", rows.iloc[0]), ("b", "discrete", rows.iloc[-1])):
-            metrics = load(runs / name).metrics
-            after = metrics[(metrics["process"] == process) & (metrics["step"] == 7)]["loss"].iloc[0]
-            assert 0.5 * after < row["loss"] < 1.0001 * after  # a step before the checkpoint
+    # The ends are those of the runs, and matching changes no function.
+    start = checkpoints.at_step(runs / "a", 8).arrays["central.process.weights"]
+    assert about["ends"][0]["weights_sha256"] == hashlib.sha256(start.tobytes()).hexdigest()
+    before = load(runs / "b").metrics.query("step == 7")["loss"].iloc[0]  # a step before the checkpoint
+    assert 0.8 * before < table["loss"].iloc[-1] < before
 
 
 def test_a_run_starts_from_a_point_of_a_curve(runs, found, tmp_path, capsys):
@@ -323,7 +321,7 @@ def test_a_run_starts_from_a_point_of_a_curve(runs, found, tmp_path, capsys):
     first = metrics[(metrics["process"] == "discrete") & (metrics["step"] == 0)]["loss"].iloc[0]
     assert first == pytest.approx(table["bezier", 0.5], rel=1e-5)
     for more, sentence in (
-        ([], "curves line, bezier, dropout"),
+        ([], "curves line, bezier;"),
         (["init.process=chain", "init.t=0.5"], "as in init.process=line init.t=0.5"),
         (["init.process=bezier", "init.t=2"], "init.t must be a number from 0 to 1"),
     ):
@@ -356,7 +354,7 @@ def test_runs_that_have_no_path_are_one_sentence(runs, tmp_path, capsys):
     (foreign / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for words, sentence in (
         ([a], "takes two ends, got 1"),
-        ([a, f"{b}@stable"], "has no stable process; it has central, discrete"),
+        ([a, f"{b}@stable"], "has no stable process; it has discrete"),
         ([a, f"{b}@central@3"], "no checkpoint of step 3, only of 8"),
         ([a, f"{b}@central@x"], "as in RUN@central@200"),
         ([a, str(runs / "c")], "not an existing folder"),
