@@ -344,9 +344,13 @@ def _starting_notes(prepared: Prepared) -> list[str]:
     init = prepared.settings.init
     if init.source is None:
         return []
+    if init.t is not None:
+        return [
+            *prepared.notes,
+            f"starting from weights only of the curve at t = {init.t:g} in {init.source}",
+        ]
     taken = "weights and optimizer state" if prepared.simulation.takes_over else "weights only"
-    place = init.process if init.t is None else f"the curve at t = {init.t:g}"
-    return [*prepared.notes, f"starting from {taken} of {place} in {init.source}"]
+    return [*prepared.notes, f"starting from {taken} of {init.process} in {init.source}"]
 
 
 def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
