@@ -23,7 +23,8 @@ Compilation is timed once for the two processes that observe and once for the tw
 
 Each problem runs in a process of its own, for the peak of its memory. One that is done is not measured again without
 ``--again``. The problem ``run`` is the default run as a user starts it, with a cold and a warm compilation cache;
-``kernel`` is the tangent kernel of the default network: all its columns, and its eigenvalues.
+``path`` is a Bézier curve between two such runs by ``cflow path``, alike; ``kernel`` is the tangent kernel of the default
+network: all its columns, and its eigenvalues.
 """
 
 from __future__ import annotations
@@ -97,8 +98,7 @@ CASES = {
         200,
     ),
 }
-COMMAND = "run"
-KERNEL = "kernel"
+COMMAND, PATH, KERNEL = "run", "path", "kernel"
 # Examples of ten classes: kernels of 500, 1,000 and 2,000 rows.
 KERNEL_EXAMPLES = (50, 100, 200)
 ROUNDS = 3
@@ -483,12 +483,33 @@ def measure_kernel() -> dict[str, Any]:
     return out
 
 
+def measure_path() -> dict[str, Any]:
+    """Seconds of ``cflow path`` for a Bézier curve between two default runs, with a cold and a warm cache."""
+    start = (sys.executable, "-c", "import sys; from cflow_cli.cli import main; sys.exit(main())")
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        ends = [f"{scratch}/{seed}" for seed in (0, 1)]
+        for seed, end in enumerate(ends):
+            words = ["run", f"seed={seed}", "processes=[discrete]", f"hydra.run.dir={end}"]
+            subprocess.run([*start, *words], check=True, stdout=subprocess.DEVNULL)
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/cache"}
+        for cache in ("cold", "warm"):
+            folder = Path(scratch) / cache
+            began = time.perf_counter()
+            command = [*start, "path", *ends, "kind=bezier", f"out={folder}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+            whole = time.perf_counter() - began
+            about = json.loads((folder / "path.json").read_text(encoding="utf-8"))
+            out[cache] = {"curve": about["paths"]["bezier"]["seconds"], "seconds": whole}
+    return out
+
+
 # --- tables -------------------------------------------------------------------------------------------------
 
 
 def render(results: dict[str, Any]) -> str:
     """The tables of a measurement."""
-    problems = {name: r for name, r in results.items() if name not in (COMMAND, KERNEL)}
+    problems = {name: r for name, r in results.items() if name not in (COMMAND, PATH, KERNEL)}
     texts = [
         markdown(
             ["problem", "weights", "dtype", "gradient ms", "HVP (gradients)", "third (gradients)", "peak MB"],
@@ -540,6 +561,17 @@ def render(results: dict[str, Any]) -> str:
                 ],
             )
         )
+    if PATH in results:
+        texts.append(
+            markdown(
+                [
+                    "`cflow path … kind=bezier`, compilation cache",
+                    "curve and its losses s",
+                    "whole command s",
+                ],
+                [[cache, *figures.values()] for cache, figures in results[PATH].items()],
+            )
+        )
     return "\n".join(texts)
 
 
@@ -548,8 +580,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = [*CASES, COMMAND, KERNEL]
-    own_measures = {COMMAND: measure_command, KERNEL: measure_kernel}
+    every = [*CASES, COMMAND, PATH, KERNEL]
+    own_measures = {COMMAND: measure_command, PATH: measure_path, KERNEL: measure_kernel}
     parser.add_argument(
         "--only", nargs="+", choices=every, metavar="PROBLEM", default=every, help=f"among {', '.join(every)}"
     )
@@ -563,7 +595,7 @@ def main(argv: list[str] | None = None) -> int:
         if file.exists() and not args.again:
             continue
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        if args.here or name == COMMAND:
+        if args.here or name in (COMMAND, PATH):
             result = own_measures[name]() if name in own_measures else measure(name, args.out)
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             continue

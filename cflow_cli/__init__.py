@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "Result", "load", "simulate"]
+__all__ = ["Problem", "Result", "connect", "load", "simulate"]
 
 if TYPE_CHECKING:
+    from cflow_cli.paths.connecting import connect
     from cflow_cli.problem import Problem
     from cflow_cli.results.result import Result, load
     from cflow_cli.results.simulating import simulate
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Problem": "problem",
     "Result": "results.result",
+    "connect": "paths.connecting",
     "load": "results.result",
     "simulate": "results.simulating",
 }

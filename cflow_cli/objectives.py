@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cflow_cli.losses import wanted_outputs
@@ -92,6 +93,16 @@ class ModelObjective(eqx.Module):
     def network(self, w: Weights, x: Array) -> Array:
         """The model's outputs."""
         return self.model(w)(x)
+
+    def places(self, w: Weights) -> Any:
+        """The model with each weight's place in the flat vector in its stead."""
+        leaves, form = jax.tree.flatten(jax.eval_shape(self.unravel, w))
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        numbers = [
+            np.arange(end - leaf.size, end, dtype=np.int32).reshape(leaf.shape)
+            for leaf, end in zip(leaves, ends)
+        ]
+        return eqx.combine(jax.tree.unflatten(form, numbers), self.skeleton)
 
     def slices(self, n: int) -> int:
         """Number of slices of n examples."""

@@ -27,7 +27,7 @@ from cflow_cli.objectives import (
 Block = Float[Array, "block params"]
 
 
-def _each(function: Callable[[Weights], Weights], rows: Block) -> Block:
+def each_row(function: Callable[[Weights], Weights], rows: Block) -> Block:
     """``function`` of every row: all at once, but on a CPU, where that was up to twice as slow, in turn."""
     return jax.lax.map(function, rows) if jax.default_backend() == "cpu" else jax.vmap(function)(rows)
 
@@ -258,6 +258,11 @@ class Problem(eqx.Module):
         return self.objective.truth if isinstance(self.objective, ModelObjective) else None
 
     @property
+    def places(self) -> Any:
+        """The model with each weight's place in the flat vector in its stead; None for a problem from a function."""
+        return self.objective.places(self.w0) if isinstance(self.objective, ModelObjective) else None
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]
@@ -367,7 +372,7 @@ class Problem(eqx.Module):
 
 def _linearized(loss: LossFunction, w: Weights) -> Linearization:
     (value, gradient), linear = jax.linearize(jax.value_and_grad(loss), w)
-    return Linearization(value, gradient, lambda rows: _each(lambda v: linear(v)[1], rows))
+    return Linearization(value, gradient, lambda rows: each_row(lambda v: linear(v)[1], rows))
 
 
 def _layers(params: Any) -> tuple[tuple[str, int], ...]:

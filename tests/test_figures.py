@@ -126,6 +126,17 @@ def test_every_figure_is_complete() -> None:
                         composing.composed(hydra, overrides)
 
 
+def test_the_commands_of_a_figure_make_its_runs_and_the_paths_between_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["barrier", "--commands", "--output", "out"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    made = [line.rpartition("hydra.run.dir=")[2] for line in lines if line.startswith("cflow run ")]
+    ends = [line.split()[2:4] for line in lines if line.startswith("cflow path ")]
+    assert len(made) == 3 and len(lines) == 6
+    assert ends == [[f"{made[a]}@discrete", f"{made[(a + 1) % 3]}@discrete"] for a in range(3)]
+
+
 def test_readmes_have_the_checks_of_their_figures() -> None:
     for figure in experiment.find([]):
         assert figure.checks, figure.name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cflow_cli.config import tree
+from cflow_cli.config.path_settings import PATH_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = tree.groups()
@@ -36,7 +37,8 @@ def keys():
     return found
 
 
-KEYS = keys()
+# Of a run, and of cflow path.
+KEYS = keys() | set(PATH_SETTINGS)
 HEADS = {key.split(".")[0] for key in KEYS if "." in key} | set(GROUPS) | {"hydra", "process"}
 
 

@@ -13,6 +13,7 @@ SUMMARIES: dict[str, str] = {
     "plot": "draw the standard panel of a run",
     "figures": "make figures of the papers again and check what they claim",
     "compare": "two runs side by side, and where they part",
+    "path": "connect two points that runs have reached: barrier of the line, curves around it",
     "data": "download a data set: cflow data fetch cifar10",
     "optimizers": "list the optimizers: state, edge of stability, whether they have flows",
     "completion": "print a script for completion in bash, zsh or fish",

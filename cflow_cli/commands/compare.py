@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cflow_cli import storage
 from cflow_cli.commands.parsing import Parser
 
 
@@ -13,6 +14,12 @@ def parser() -> Parser:
     out = Parser(
         prog="cflow compare",
         description="Two runs side by side: settings that differ, results, and the first step at which they differ.",
+        epilog="example: cflow compare outputs/A outputs/B --barrier",
+    )
+    out.add_argument(
+        "--barrier",
+        action="store_true",
+        help="also the barrier on the straight line between their ends, for which the network is built again",
     )
     for name in ("first", "second"):
         out.add_argument(name, metavar="RUN", type=Path, help="a run folder")
@@ -40,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     # Pandas and pyarrow take a second to load, for which help must not wait.
     from cflow_cli.report import comparison, summary, terminal
-    from cflow_cli.storage import read_run
 
-    runs = [read_run(arguments.first), read_run(arguments.second)]
+    runs = [storage.read_run(arguments.first), storage.read_run(arguments.second)]
     names = summary.names_of([run.folder for run in runs])
     rows = [summary.summarise(run, name) for run, name in zip(runs, names)]
     console = terminal.make_console()
@@ -59,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.print_table(partings, console)
     else:
         console.print("the runs have no process in common")
+    if arguments.barrier:
+        # JAX, without which runs are compared.
+        from cflow_cli.commands import tracing
+
+        console.print(tracing.straight_line(arguments.first, arguments.second), markup=False)
     for row in rows:
         for note in row.notes:
             console.print(f"{row.get('run')}: {note}", style="yellow", soft_wrap=True, markup=False)

@@ -44,7 +44,7 @@ compdef _cflow cflow
 
 _FISH = r"""# cflow completion for fish; put into ~/.config/fish/config.fish:  cflow completion fish | source
 complete -c cflow -f -a '(cflow completion query (commandline -cp | string collect))'
-complete -c cflow -n '__fish_seen_subcommand_from list verify report resume plot compare figures' -F
+complete -c cflow -n '__fish_seen_subcommand_from list verify report resume plot compare figures path' -F
 """
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}

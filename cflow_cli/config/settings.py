@@ -19,6 +19,7 @@ from cflow_cli.config.values import (
     MOST_STEPS,
     Check,
     format_value,
+    is_number,
     not_negative,
     one_of,
     positive,
@@ -130,6 +131,11 @@ def _folder(value: Any) -> Path:
     return Path(str(value)).expanduser()
 
 
+def _fraction(value: Any) -> float:
+    require(is_number(value) and 0 <= value <= 1)
+    return float(value)
+
+
 # --- the table --------------------------------------------------------------------------------------
 
 
@@ -166,15 +172,17 @@ class InitSettings:
 
     source: Path | None = field(
         metadata=_setting(
-            "a run folder to start from instead of the model's own initialisation",
-            "the folder of a run, or null",
+            "a run folder, or one of cflow path, to start from instead of the model's own initialisation",
+            "the folder of a run or of a path, or null",
             unless(None, _folder),
             key="from",
         )
     )
     process: str = field(
         metadata=_setting(
-            "whose weights and optimizer state: discrete, central, stable, …", "the name of a process", str
+            "whose weights and optimizer state: discrete, central, stable, …; of a path, which curve",
+            "the name of a process",
+            str,
         )
     )
     step: int | None = field(
@@ -182,11 +190,21 @@ class InitSettings:
             "of which checkpoint; null for the newest", "a whole number, or null", unless(None, whole)
         )
     )
+    t: float | None = field(
+        metadata=_setting(
+            "of a path, where on its curve init.process: 0 and 1 are its ends",
+            "a number from 0 to 1, or null",
+            unless(None, _fraction),
+        )
+    )
 
     def __post_init__(self) -> None:
         """Check what concerns several."""
-        if self.source is None and self.step is not None:
-            raise UserError("init.step needs the run to start from: init.from=outputs/… init.step=…")
+        for key, value in (("step", self.step), ("t", self.t)):
+            if self.source is None and value is not None:
+                raise UserError(
+                    f"init.{key} needs the run to start from: init.from=outputs/… init.{key}={value}"
+                )
 
 
 @dataclass(frozen=True)

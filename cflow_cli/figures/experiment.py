@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.figures.claims import Check, Claim
@@ -18,7 +18,7 @@ from cflow_cli.figures.claims import Check, Claim
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cflow_cli.figures.measuring import FigureRun
+    from cflow_cli.figures.connections import Plan
 
 SIZES = ("mini", "paper")
 
@@ -46,8 +46,8 @@ class Experiment:
     def module(self) -> ModuleType:
         """Its ``figure.py``, loaded.
 
-        It has ``runs(size)``, ``draw(**runs)``, ``claims(**runs)`` and ``CAPTION``, and ``ANIMATED`` where the figure
-        is also to be a film.
+        It has ``runs(size)``, ``draw(**runs)``, ``claims(**runs)`` and ``CAPTION``; ``paths(size)`` where it needs
+        paths between runs; ``ANIMATED`` where the figure is also to be a film.
 
         Raises
         ------
@@ -96,12 +96,16 @@ class Experiment:
         """The runs that are needed: a label and the overrides of ``cflow run``."""
         return {label: tuple(overrides) for label, overrides in self.module.runs(size).items()}
 
-    def draw(self, runs: Mapping[str, FigureRun]) -> Figure:
-        """Draw the figure; to be called within :func:`cflow_cli.report.style.figure_style`."""
+    def path_plan(self, size: str) -> dict[str, Plan]:
+        """The paths between runs that are needed: a label and what :data:`cflow_cli.figures.connections.Plan` has."""
+        return dict(self.module.paths(size)) if hasattr(self.module, "paths") else {}
+
+    def draw(self, runs: Mapping[str, Any]) -> Figure:
+        """Draw the figure from runs and paths; to be called within :func:`cflow_cli.report.style.figure_style`."""
         figure: Figure = self.module.draw(**runs)
         return figure
 
-    def claims(self, runs: Mapping[str, FigureRun]) -> list[Claim]:
+    def claims(self, runs: Mapping[str, Any]) -> list[Claim]:
         """Check what the figure is there to show."""
         return list(self.module.claims(**runs))
 

@@ -16,12 +16,14 @@ from omegaconf import OmegaConf
 
 from cflow_cli.config import composing
 from cflow_cli.errors import UserError
+from cflow_cli.figures import connections
 from cflow_cli.figures.claims import Claim
 from cflow_cli.figures.drawing import letter
 from cflow_cli.figures.experiment import Experiment
 from cflow_cli.figures.measuring import FigureRun
 from cflow_cli.report import pictures, style
 from cflow_cli.report.ending import describe
+from cflow_cli.runs.launching import run_into
 from cflow_cli.storage import Run, read_run
 
 # What a run is not told apart by: where and how it runs, and where its data lies.
@@ -60,18 +62,24 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
     began = time.monotonic()
     plan = figure.plan(size).items()
     runs = {label: FigureRun(obtain([*needed, *overrides], output / "runs")) for label, needed in plan}
+    folders = {label: run.run.folder for label, run in runs.items()}
+    paths = {
+        label: connections.obtain(needed, folders, output / "paths")
+        for label, needed in figure.path_plan(size).items()
+    }
     folder = output / size / figure.name
     folder.mkdir(parents=True, exist_ok=True)
-    claims = figure.claims(runs)
+    claims = figure.claims({**runs, **paths})
     with style.figure_style():
-        drawn = figure.draw(runs)
+        drawn = figure.draw({**runs, **paths})
         letter(drawn)
         for ending in ("png", "svg"):
             drawn.savefig(folder / f"{figure.name}.{ending}")
         if figure.animated:
             pictures.animate(drawn).save(folder / f"{figure.name}.gif")
     seconds = time.monotonic() - began
-    _write_claims(folder / "claims.json", figure, size, runs, claims)
+    folders |= {label: path.paths.folder for label, path in paths.items()}
+    _write_claims(folder / "claims.json", figure, size, folders, claims)
     for claim in claims:
         print(f"  {claim}")
     print(f"  {folder / figure.name}.png  ({seconds:.0f} s)", flush=True)
@@ -95,9 +103,6 @@ def obtain(overrides: Sequence[str], root: Path) -> Run:
     KeyboardInterrupt
         If it was interrupted.
     """
-    # JAX, which a figure whose runs are all there does not need.
-    from cflow_cli.runs.launching import run_into
-
     with composing.hydra_session() as hydra:
         composed = composing.composed(hydra, list(overrides))
         folder = run_folder(root, overrides, composing.without_hydra(composed))
@@ -112,6 +117,8 @@ def obtain(overrides: Sequence[str], root: Path) -> Run:
 def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
     """Folder of a run: readable, and the same for the same run whichever figure asks for it."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if plain["init"].get("t") is None:
+        plain["init"].pop("t", None)  # a key that came later: without it a run is called as before
     for key in _ELSEWHERE:
         group, _, name = key.partition(".")
         (plain[group] if name else plain).pop(name or group, None)
@@ -126,26 +133,34 @@ def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
 
 
 def commands(figures: Sequence[Experiment], size: str, overrides: Sequence[str], root: Path) -> Iterator[str]:
-    """The command of each run that figures need, each once."""
+    """The command of each run and each path that figures need, each once."""
     seen: set[Path] = set()
     with composing.hydra_session() as hydra:
-        for needed in (needed for figure in figures for needed in figure.plan(size).values()):
-            words = [*needed, *overrides]
-            folder = run_folder(root, words, composing.without_hydra(composing.composed(hydra, words)))
-            if folder not in seen:
-                seen.add(folder)
-                yield shlex.join(["cflow", "run", *words, f"hydra.run.dir={folder}"])
+        for figure in figures:
+            folders: dict[str, Path] = {}
+            for label, needed in figure.plan(size).items():
+                words = [*needed, *overrides]
+                folder = run_folder(root, words, composing.without_hydra(composing.composed(hydra, words)))
+                folders[label] = folder
+                if folder not in seen:
+                    seen.add(folder)
+                    yield shlex.join(["cflow", "run", *words, f"hydra.run.dir={folder}"])
+            for plan in figure.path_plan(size).values():
+                ends, options, folder = connections.words_of(plan, folders, root.parent / "paths")
+                if folder not in seen:
+                    seen.add(folder)
+                    yield shlex.join(["cflow", "path", *ends, *options, f"out={folder}"])
 
 
 def _write_claims(
-    path: Path, figure: Experiment, size: str, runs: Mapping[str, FigureRun], claims: Sequence[Claim]
+    path: Path, figure: Experiment, size: str, folders: Mapping[str, Path], claims: Sequence[Claim]
 ) -> None:
     about = {
         "figure": figure.name,
         "size": size,
         "title": figure.title,
         "caption": figure.caption,
-        "runs": {label: str(run.run.folder) for label, run in runs.items()},
+        "runs": {label: str(folder) for label, folder in folders.items()},
         "claims": [_plain(claim) for claim in claims],
     }
     path.write_text(json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

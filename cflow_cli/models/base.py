@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
+from cflow_cli.models.units import Units
 
 
 class Model(eqx.Module):
@@ -30,6 +31,11 @@ class Model(eqx.Module):
     @property
     def roughness(self) -> str | None:
         """Why some derivative does not exist, as a phrase; None for a smooth model."""
+        return None
+
+    @property
+    def units(self) -> tuple[Units, ...] | None:
+        """Hidden units that can change places, layer by layer; None where no such permutation is known."""
         return None
 
     @property

@@ -13,6 +13,7 @@ from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.convolution import Conv, average_pool, max_pool
+from cflow_cli.models.units import Units, units_between
 
 POOLINGS = ("average", "max")
 
@@ -93,6 +94,17 @@ class CNN(ActivatedModel):
         of_pooling = "max-pooling switches between pixels: its slope jumps where two are equal"
         parts = [of_pooling if self.pooling == "max" else None, get_activation(self.activation).roughness]
         return "; ".join(part for part in parts if part is not None) or None
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """Channels of each convolution, then units of the dense layer."""
+        # Channels are innermost both in the rows of a patch and in those of a flattened image.
+        layers = [
+            *(convolution.weight for convolution in self.convolutions),
+            self.dense.weight,
+            self.head.weight,
+        ]
+        return units_between(layers, [None] * len(layers))
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n outputs"]:
         """Outputs of a batch of images."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.base import Model, flat_size, numbers, positive
+from cflow_cli.models.units import Units, units_between
 
 INITS = ("gaussian", "identity")
 
@@ -69,6 +70,11 @@ class DeepLinear(Model):
 
         self.matrices = tuple(matrix(a, b, k) for a, b, k in zip(sizes[:-1], sizes[1:], keys))
         self.output_scale = output_scale
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """Units between each two matrices."""
+        return units_between(self.matrices, [None] * len(self.matrices))
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n outputs"]:
         """Outputs of a batch; inputs of any shape are flattened."""

@@ -20,6 +20,7 @@ OUTPUTS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "softmax": jax.nn.softmax,
 }
+from cflow_cli.models.units import Units, units_between
 
 
 class MLP(ActivatedModel):
@@ -96,6 +97,11 @@ class MLP(ActivatedModel):
         self.output_scale = output_scale
         self.parametrisation = parametrisation
         self.output = output
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """Units of each hidden layer."""
+        return units_between([layer.weight for layer in self.layers], [layer.bias for layer in self.layers])
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n outputs"]:
         """Outputs of a batch; inputs of any shape are flattened."""

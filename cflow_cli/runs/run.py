@@ -159,14 +159,10 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     import jax
 
     from cflow_cli.engine.simulation import Simulation
-    from cflow_cli.models import Model, check_pair
-    from cflow_cli.problem import Problem
+    from cflow_cli.runs import problems
 
     with jax.default_device(device):
-        model = build(cfg.model, "model", data=data, key=jax.random.PRNGKey(settings.seed))
-        loss = build(cfg.loss, "loss")
-        check_pair(model, data, loss)
-        problem = Problem.from_model(model, data, loss, settings.dtype)
+        model, problem = problems.build_problem(cfg, settings, data)
         several = several_devices(settings)
         if several:
             problem = problem.sharded(several)
@@ -193,7 +189,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     tests = 0 if data.x_test is None else len(data.x_test)
     described = f"{data.name}, {len(data.x)} training and {tests} test examples"
     flows = any(process.is_flow for process in checked.processes)
-    warnings = [model.smoothness_warning] if flows and isinstance(model, Model) else []
+    warnings = [problems.smoothness_warning(model)] if flows else []
     if flows and settings.warm_start is None and simulation.warm_start == settings.steps:
         warnings.append(
             f"no flow begins within {settings.steps} steps, because flows of this optimizer branch off later; "
@@ -348,6 +344,11 @@ def _starting_notes(prepared: Prepared) -> list[str]:
     init = prepared.settings.init
     if init.source is None:
         return []
+    if init.t is not None:
+        return [
+            *prepared.notes,
+            f"starting from weights only of the curve at t = {init.t:g} in {init.source}",
+        ]
     taken = "weights and optimizer state" if prepared.simulation.takes_over else "weights only"
     return [*prepared.notes, f"starting from {taken} of {init.process} in {init.source}"]
 
