@@ -23,8 +23,8 @@ Compilation is timed once for the two processes that observe and once for the tw
 
 Each problem runs in a process of its own, for the peak of its memory. One that is done is not measured again without
 ``--again``. The problem ``run`` is the default run as a user starts it, with a cold and a warm compilation cache;
-``path`` is a Bézier curve between two such runs by ``cflow path``, alike; ``kernel`` is the tangent kernel of the default
-network: all its columns, and its eigenvalues.
+``path`` is a Bézier curve between two such runs by ``cflow path``, alike; ``kernel`` is the tangent kernel of the
+default network: all its columns, and its eigenvalues.
 """
 
 from __future__ import annotations

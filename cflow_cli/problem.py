@@ -156,9 +156,7 @@ class Problem(eqx.Module):
         self._model_objective("data")
         params, skeleton = eqx.partition(model, eqx.is_inexact_array)
         w0, unravel = ravel_pytree(params)
-        objective = replace(
-            self.objective, skeleton=skeleton, unravel=unravel, layers=_layers(params)
-        )
+        objective = replace(self.objective, skeleton=skeleton, unravel=unravel, layers=_layers(params))
         return Problem(w0, objective)
 
     def sharded(self, devices: Sequence[Any]) -> Problem:

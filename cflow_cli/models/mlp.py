@@ -14,13 +14,13 @@ from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, flat_size, numbers, positive
 from cflow_cli.models.parametrisation import SIGMA_B, SIGMA_W, NTKLinear, dense_layers
+from cflow_cli.models.units import Units, units_between
 
 OUTPUTS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda z: z,
     "tanh": jnp.tanh,
     "softmax": jax.nn.softmax,
 }
-from cflow_cli.models.units import Units, units_between
 
 
 class MLP(ActivatedModel):

@@ -197,6 +197,11 @@ def connect(
     if kind == "line":
         control = np.stack([a, b])
     elif kind == "dropout":
+        if getattr(problem.places, "output", "linear") != "linear":
+            raise UserError(
+                "a dropout path is bounded because the loss is convex in the output layer, and this model has "
+                f"model.output={problem.places.output} after it; choose another kind"
+            )
         control = dropout.connected(
             problem, units_of(problem), a, b, refit=refit, trials=halves, seed=seed
         ).points

@@ -9,8 +9,8 @@ from cflow_cli.report import smoothing
 
 CAPTION = """
 Scalar RMSProp at three learning rates from the same weights, each until its training loss (a; thin; smoothed over 50
-steps, wide) reaches the same level (dotted): the lowest that all of them reach. Sharpness λ_max(H) at the midpoints, up to
-that step (b). The larger η, the lower the sharpness at equal loss, and the sooner that is reached.
+steps, wide) reaches the same level (dotted): the lowest that all of them reach. Sharpness λ_max(H) at the midpoints, up
+to that step (b). The larger η, the lower the sharpness at equal loss, and the sooner that is reached.
 """
 RATES = {"mini": (0.01, 0.02, 0.04), "paper": (0.005, 0.01, 0.02)}
 SHARPNESS = Check(
