@@ -56,6 +56,7 @@ TINY = {
     "lstm": {"width": 3, "hidden": 4},
     "mamba": {"width": 4, "depth": 1, "states": 3},
     "deep_linear": {"width": 3},
+    "plain_cnn": {"depth": 3, "width": 2},
 }
 TOKEN_MODELS = ("transformer", "lstm", "mamba")
 # Without LLVM's expensive passes: these programs run a handful of times.
