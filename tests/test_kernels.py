@@ -21,7 +21,8 @@ from jax.flatten_util import ravel_pytree
 from omegaconf import OmegaConf
 
 from cflow_cli.cli import main
-from cflow_cli.config import building
+from cflow_cli.commands import kernel as command
+from cflow_cli.config import building, composing
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.datasets.digits import digits
 from cflow_cli.engine import snapshot
@@ -38,7 +39,8 @@ from cflow_cli.models.plain_cnn import PlainCNN
 from cflow_cli.problem import Problem
 from cflow_cli.runs import kernel as runs_kernel
 from cflow_cli.runs import progress
-from cflow_cli.storage import checkpoints, read_kernel
+from cflow_cli.runs.run import run
+from cflow_cli.storage import checkpoints, manifests, read_kernel
 
 RNG = np.random.default_rng(0)
 ORACLE = json.loads((Path(__file__).parent / "neural_tangents" / "kernels.json").read_text(encoding="utf-8"))
@@ -278,8 +280,14 @@ def test_regression_with_a_singular_kernel_takes_the_smallest_solution():
 SMALL = ["data.n=20", "data.n_test=10", "dtype=float64"]
 
 
+def execute(folder, *words):
+    """What the command does, short of Hydra's part in it."""
+    cfg = composing.compose(command._complete(list(words)))
+    return runs_kernel.prepare(cfg, {"model": "mlp", "data": "digits"}, folder).execute(folder)
+
+
 def kernel_at(folder, *words):
-    assert main(["kernel", *words, f"hydra.run.dir={folder}"]) == 0
+    assert execute(folder, *words).status == "done"
     return read_kernel(folder)
 
 
@@ -332,26 +340,25 @@ def test_an_interrupted_kernel_goes_on_to_the_same_numbers(tmp_path, monkeypatch
 
     monkeypatch.setattr(progress.Lines, "reach", interrupt)
     folder = tmp_path / "cut"
-    assert main(["kernel", *words, f"hydra.run.dir={folder}"]) == 130
+    assert execute(folder, *words).status == "interrupted"
     assert "at pair 300 of 410" in read_kernel(folder).manifest["reason"] and read_kernel(folder).table.empty
-    assert main(["resume", str(folder)]) == 0
+    resumed = kernel_at(folder, *words)
     assert "continuing from pair 300 of 410" in capsys.readouterr().out
-    resumed = read_kernel(folder)
     for name, matrix in whole.matrices.items():
         np.testing.assert_allclose(resumed.matrices[name], matrix, rtol=1e-13)
-    assert not (folder / "unfinished.npz").exists() and main(["resume", str(folder)]) == 0
-    assert main(["kernel", *words, f"hydra.run.dir={folder}"]) == 0
-    assert "done" in capsys.readouterr().out
+    assert not (folder / "unfinished.npz").exists() and main(["verify", str(folder)]) == 0
     (folder / "kernel.npz").write_bytes(b"")
     assert main(["verify", str(folder)]) == 1
 
 
 def test_the_kernel_where_a_run_has_come_to(tmp_path):
-    run = ["run", "model.widths=[8]", "steps=3", "processes=[discrete,central]", *SMALL]
-    assert main([*run, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
-    found = kernel_at(tmp_path / "kernel", f"at={tmp_path / 'run'}@central")
+    words = ["model.widths=[8]", "steps=3", "processes=[discrete]", *SMALL]
+    run(composing.compose(words), tmp_path / "run")
+    manifest = manifests.read(tmp_path / "run")
+    manifests.write(tmp_path / "run", manifest | {"overrides": words})  # which Hydra would know
+    found = kernel_at(tmp_path / "kernel", f"at={tmp_path / 'run'}@discrete")
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("*3*")
-    weights = snapshot.weights(checkpoints.load(checkpoint).arrays)["central"]
+    weights = snapshot.weights(checkpoints.load(checkpoint).arrays)["discrete"]
     data = digits(n=20, n_test=10)
     problem = Problem.from_model(network_of(found, data), data, MSE(), "float64")
     wanted = tangent_kernel(problem.objective.apply, jnp.asarray(weights), problem.objective.x)
