@@ -125,8 +125,7 @@ def _run_help(config_dir: Path | None) -> str:
         default = defaults.get(group)
         default = default if isinstance(default, list) else [default]
         shown = ", ".join(f"{choice}*" if choice in default else choice for choice in choices)
-        if group != "kernel":
-            groups.append(entry(group, shown, width))
+        groups.append(entry(group, shown, width))
     values = tree.override_keys({}, config_dir)
     meanings = {key: setting.meaning for key, setting in SETTINGS.items()}
     meanings |= tree.comments_on(_INSIDE) | _ELSEWHERE
