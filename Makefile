@@ -49,6 +49,7 @@ accuracy: $(VENV)/.dev  ## how well the flows predict the optimizers; needs CIFA
 
 bench: $(VENV)/.dev  ## what a step of each process costs; needs CIFAR-10 (see the README)
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.kernels
 
 figures: $(VENV)/.run  ## every figure of the papers, small, with its claims checked; under an hour on two cores
 	$(BIN)/cflow figures --all

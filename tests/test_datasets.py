@@ -104,6 +104,8 @@ def test_both_layouts_of_cifar_agree_and_match_the_pixels(tmp_path):
     # The first example chosen is the first image of the first batch; channels are stored one after the other.
     red = batch["data"][0][:1024].reshape(32, 32)
     np.testing.assert_allclose(first.x[0, :, :, 0], (red - MEAN[0]) / DEVIATION[0], rtol=1e-5, atol=1e-5)
+    halves = [cifar10(n=20, classes=4, skip=skip, root=str(python)).x for skip in (0, 5)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(halves).ravel()), np.sort(first.x.ravel()))
     pooled = cifar10(n=40, classes=4, pool=4, root=str(python))
     wanted = first.x.reshape(40, 8, 4, 8, 4, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(pooled.x, wanted, rtol=1e-4, atol=1e-5)

@@ -23,8 +23,9 @@ HYDRAS = {
     "hydra/sweeper",
 }
 OPEN = ("launcher.additional_parameters.", "hydra.sweeper.")
-# What stands before = without being a key: placeholders, options of cflow figures, arguments in Python.
-WORDS = {"key", "group", "group.key", "size", "opt", "x", "y", "bytes"}
+# What stands before = without being a key: placeholders, options of cflow figures and kernel, arguments in Python; and
+# names of files.
+WORDS = {"key", "group", "group.key", "size", "opt", "x", "y", "bytes", "at", "kernel.parquet", "kernel.npz"}
 # Choices that a user is to make.
 OWN = {"mine", "mymodel"}
 

@@ -59,6 +59,7 @@ TINY = {
     "mamba": {"width": 4, "depth": 1, "states": 3},
     "deep_linear": {"width": 3},
     "matrix_factorisation": {"width": 2, "init_scale": 1.0},
+    "plain_cnn": {"depth": 3, "width": 2},
 }
 TOKEN_MODELS = ("transformer", "lstm", "mamba")
 # Without LLVM's expensive passes: these programs run a handful of times.

@@ -6,6 +6,7 @@ needs of them it imports within ``main``.
 
 SUMMARIES: dict[str, str] = {
     "run": "train a network and step its flows beside it; -m for sweeps",
+    "kernel": "kernels of infinitely wide networks, and what they predict",
     "resume": "continue an interrupted run or sweep",
     "list": "runs and their status, progress, age and time left, also while they run",
     "verify": "hold the files of runs and sweeps against their digests",

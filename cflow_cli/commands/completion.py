@@ -79,7 +79,7 @@ def complete(line: str, commands: Sequence[str]) -> list[str]:
     if words[1] == "completion":
         return _fitting(current, [f"{shell} " for shell in SHELLS])
     try:
-        return (_overrides if words[1] == "run" else _arguments)(words[2:], current, words[1])
+        return (_overrides if words[1] in ("run", "kernel") else _arguments)(words[2:], current, words[1])
     except UserError:
         return []
 

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     # Pandas and pyarrow take a second to load, for which help must not wait.
-    from cflow_cli.report import definitions, gathering, overview, page, terminal, watching
+    from cflow_cli.report import definitions, gathering, kernels, overview, page, terminal, watching
 
     if not arguments.paths:
         if not arguments.definitions:
@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = gathered.everything if every else gathered.begun
     # Of a page too, for it says which of the columns do not exist.
     table = overview.build(shown, complete=complete, **view) if shown else None
+    if gathered.kernels and not shown and form == "html":
+        raise UserError("a page is of runs, and there are only kernels here: choose another --format")
     if arguments.html is not None:
         page.write_page(shown, arguments.html, **view)
         print(arguments.html)
@@ -104,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_definitions(table.columns)
     elif table:
         sys.stdout.write(tables.render(table, form))
+    if gathered.kernels and form == "table":
+        terminal.print_table(kernels.table(gathered.kernels, gathered.swept), terminal.make_console())
+    elif gathered.kernels and not shown:
+        sys.stdout.write(tables.render(kernels.table(gathered.kernels, gathered.swept), form))
     sys.stdout.flush()
     # Where the output is for a program, what is said beside it must not be in it.
     beside = sys.stdout if form == "table" else sys.stderr

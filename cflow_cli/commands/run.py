@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,29 @@ def main(argv: Sequence[str]) -> int:
     UserError
         If the request cannot be carried out; nothing is written then.
     """
-    parser = Parser(prog="cflow run", add_help=False)
+    return start(argv, "cflow run", _run_help, lambda overrides: overrides)
+
+
+def start(
+    argv: Sequence[str],
+    command: str,
+    describe: Callable[[Path | None], str],
+    complete: Callable[[list[str]], list[str]],
+) -> int:
+    """What ``cflow run`` and ``cflow kernel`` do alike; the exit status.
+
+    Parameters
+    ----------
+    argv
+        Arguments of the command.
+    command
+        As it is typed.
+    describe
+        Makes the help, given the folder of the user's own configs.
+    complete
+        Makes the overrides for Hydra from those of the command line.
+    """
+    parser = Parser(prog=command, add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -77,10 +99,11 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     config_dir = None if args.config_dir is None else args.config_dir.expanduser()
     if args.help:
-        print(_run_help(config_dir))
+        print(describe(config_dir))
         return 0
     if args.cfg is None and (args.resolve or args.package):
-        raise UserError("--resolve and --package need --cfg: cflow run --cfg job --resolve")
+        raise UserError(f"--resolve and --package need --cfg: {command} --cfg job --resolve")
+    args.overrides = complete(args.overrides)
     args.multirun |= any(re.fullmatch(r"[+]*hydra\.mode=MULTIRUN", text) for text in args.overrides)
     shows = args.cfg is not None or args.info is not None
     if not shows:
@@ -104,7 +127,7 @@ def _run_help(config_dir: Path | None) -> str:
         default = defaults.get(group)
         default = default if isinstance(default, list) else [default]
         shown = ", ".join(f"{choice}*" if choice in default else choice for choice in choices)
-        groups.append(_entry(group, shown, width))
+        groups.append(entry(group, shown, width))
     values = tree.override_keys({}, config_dir)
     meanings = {key: setting.meaning for key, setting in SETTINGS.items()}
     meanings |= tree.comments_on(_INSIDE) | _ELSEWHERE
@@ -112,13 +135,13 @@ def _run_help(config_dir: Path | None) -> str:
     for key, meaning in meanings.items():
         value = values.get(key)
         now = "" if value is None else f" ({str(value).replace(' ', '')})"
-        overrides.append(_entry(f"{key}=", meaning + now, width))
+        overrides.append(entry(f"{key}=", meaning + now, width))
     options = [
-        _entry("-m, --multirun", "run every combination of comma-separated values", width),
-        _entry("--config-dir DIR", "a folder of your own configs: DIR/model/mine.yaml is model=mine", width),
-        _entry("--cfg job|hydra|all", "print the config instead of running it; with -m of every run", width),
-        _entry("--resolve, --package P", "with --cfg: interpolations resolved; only the node P", width),
-        _entry("--info [WHAT]", f"what Hydra makes of the command: {', '.join(_INFO)}", width),
+        entry("-m, --multirun", "run every combination of comma-separated values", width),
+        entry("--config-dir DIR", "a folder of your own configs: DIR/model/mine.yaml is model=mine", width),
+        entry("--cfg job|hydra|all", "print the config instead of running it; with -m of every run", width),
+        entry("--resolve, --package P", "with --cfg: interpolations resolved; only the node P", width),
+        entry("--info [WHAT]", f"what Hydra makes of the command: {', '.join(_INFO)}", width),
     ]
     return "\n".join(
         [
@@ -140,7 +163,8 @@ def _run_help(config_dir: Path | None) -> str:
     )
 
 
-def _entry(name: str, text: str, width: int) -> str:
+def entry(name: str, text: str, width: int) -> str:
+    """A line of the help, or several: a word, and what it means."""
     start = 30
     lines = textwrap.wrap(text, max(width - start, 30), break_on_hyphens=False) or [""]
     gap = " " * (start - 2 - len(name)) if len(name) <= start - 4 else "\n" + " " * start

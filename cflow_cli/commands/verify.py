@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parser().parse_args(argv)
     paths = [path.expanduser() for path in arguments.paths or [Path("outputs")]]
-    runs, found = storage.find_runs(paths), sweeps.find(paths)
+    runs, found = [*storage.find_runs(paths), *storage.find_kernels(paths)], sweeps.find(paths)
     if not runs and not found:
         raise UserError(f"no run in {', '.join(map(str, paths))}: a run folder has a manifest.json")
     damaged = 0

@@ -20,17 +20,19 @@ from cflow_cli.loggers.base import Logger
 
 if TYPE_CHECKING:
     from cflow_cli.curvature.options import EigsOptions
+    from cflow_cli.kernels.options import KernelOptions
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What of a config can be built without JAX: settings, processes, measurements, eigenvalues, loggers."""
+    """What of a config can be built without JAX: settings, processes, measurements, eigenvalues, loggers, kernels."""
 
     settings: Settings
     processes: tuple[Any, ...]
     measurements: tuple[Any, ...]
     eigs: EigsOptions
     loggers: dict[str, Logger]
+    kernel: KernelOptions | None
 
 
 def check(cfg: DictConfig) -> Checked:
@@ -58,8 +60,8 @@ def check(cfg: DictConfig) -> Checked:
         check_interpolations(OmegaConf.to_container(cfg, resolve=False))
         if not isinstance(cfg.get("processes"), DictConfig) or not cfg.processes:
             raise UserError("processes must name at least one, as in 'processes=[discrete,central]'")
-        # measurements=[] leaves no node of that name.
-        for key in sorted(known - {"measurements", "logger"} - {str(key) for key in cfg}):
+        # measurements=[] leaves no node of that name, and only cflow kernel has one of kernels.
+        for key in sorted(known - {"measurements", "logger", "kernel"} - {str(key) for key in cfg}):
             raise UserError(f"the config has no {key}; it is needed, so leave out ~{key}")
         for key in targets.KINDS.keys() & {str(key) for key in cfg} - {"schedule", "logger"}:
             if not isinstance(cfg[key], DictConfig):
@@ -77,7 +79,9 @@ def check(cfg: DictConfig) -> Checked:
             for group in ("processes", "measurements")
         )
         eigs = build_options(cfg.eigs, "eigs")
-        return Checked(settings, processes, measurements, eigs, _build_loggers(cfg.get("logger") or {}))
+        kernel = build_options(cfg.kernel, "kernel") if "kernel" in cfg else None
+        loggers = _build_loggers(cfg.get("logger") or {})
+        return Checked(settings, processes, measurements, eigs, loggers, kernel)
     except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -54,13 +54,14 @@ KINDS = {
     "measurements": Kind("measurement", ("cflow_cli.measurements",), "Measurement"),
     "logger": Kind("logger", ("cflow_cli.loggers",), "Logger"),
     "eigs": Kind("set of options of the eigensolver", ("cflow_cli.curvature.options",), "EigsOptions"),
+    "kernel": Kind("set of options of a kernel", ("cflow_cli.kernels.options",), "KernelOptions"),
 }
 """Config group -> what its targets make."""
 
 # A package that a target imports -> the extra of ours that brings it.
 EXTRAS = {"tensorboardX": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 # What the targets of these groups make is a set of options, that is an object of the class that is named.
-_CLASSES = ("processes", "measurements", "logger", "eigs")
+_CLASSES = ("processes", "measurements", "logger", "eigs", "kernel")
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 

@@ -164,6 +164,7 @@ def cifar10(
     classes: int | str = 4,
     n_test: int | None = None,
     pool: int = 1,
+    skip: int = 0,
     root: str | None = None,
     microbatch: int | None = None,
 ) -> Dataset:
@@ -180,6 +181,8 @@ def cifar10(
         the test batch; null for none.
     pool
         Window of mean-pooling after normalising, a divisor of 32: 4 makes 8×8 images.
+    skip
+        Training images of each class that are left out first: with ``n/classes`` more, a disjoint set.
     root
         Folder of the batches or one above it; null looks in ``$CFLOW_DATA`` and the cache folder.
     microbatch
@@ -196,7 +199,7 @@ def cifar10(
         raise UserError(f"data.pool must be one of 1, 2, 4, 8, 16, 32; got {pool!r}")
     folder = find_folder(root)
     images, labels = read_batches(folder, TRAINING)
-    chosen = first_per_class(labels, n, count, str(folder))
+    chosen = first_per_class(labels, n, count, str(folder), skip=skip)
     x_test = y_test = None
     if n_test:
         n_test = max(n_test // count, 1) * count

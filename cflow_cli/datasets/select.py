@@ -30,14 +30,18 @@ def parse_classes(classes: int | str, available: int, name: str) -> tuple[int, b
     return classes, False
 
 
-def first_per_class(labels: NDArray, n: int, classes: int, name: str, option: str = "n") -> NDArray:
-    """Indices of the first ``n/classes`` examples of each class, in the data set's order.
+def first_per_class(
+    labels: NDArray, n: int, classes: int, name: str, option: str = "n", skip: int = 0
+) -> NDArray:
+    """Indices of the first ``n/classes`` examples of each class after ``skip`` ones, in the data set's order.
 
     Raises
     ------
     UserError
         If ``n`` is not divisible among the classes or exceeds what is there.
     """
+    if not isinstance(skip, int) or isinstance(skip, bool) or skip < 0:
+        raise UserError(f"data.skip must be a whole number from 0, got {skip!r}")
     if not isinstance(n, int) or isinstance(n, bool) or n < classes or n % classes:
         raise UserError(
             f"data.{option} must be a positive multiple of the {classes} classes; got {n!r}"
@@ -45,12 +49,14 @@ def first_per_class(labels: NDArray, n: int, classes: int, name: str, option: st
         )
     each = n // classes
     counts = np.array([np.count_nonzero(labels == c) for c in range(classes)])
-    if each > counts.min():
+    left = max(counts.min() - skip, 0)
+    if each > left:
+        after = f" after data.skip={skip}" if skip else ""
         raise UserError(
             f"data.{option}={n} asks for {each} examples of each of {classes} classes, but {name} has only "
-            f"{counts.min()} of class {counts.argmin()}; at most {classes * counts.min()} can be used"
+            f"{left} of class {counts.argmin()}{after}; at most {classes * left} can be used"
         )
-    chosen = [np.flatnonzero(labels == c)[:each] for c in range(classes)]
+    chosen = [np.flatnonzero(labels == c)[skip : skip + each] for c in range(classes)]
     return np.sort(np.concatenate(chosen))
 
 

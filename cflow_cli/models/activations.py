@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(jax.nn.silu, None),
     "tanh": Activation(jnp.tanh, None),
     "softplus": Activation(jax.nn.softplus, None),
+    "erf": Activation(jax.scipy.special.erf, None),
     "identity": Activation(lambda x: x, None),
     "relu": Activation(jax.nn.relu, "relu is piecewise linear: its slope jumps at 0"),
     "hardtanh": Activation(jax.nn.hard_tanh, "hardtanh is piecewise linear: its slope jumps at -1 and 1"),

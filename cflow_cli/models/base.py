@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError
 from cflow_cli.models.activations import get_activation
+from cflow_cli.models.limit import LayerLimit, Limit
 from cflow_cli.models.units import Units
 
 
@@ -36,6 +37,11 @@ class Model(eqx.Module):
     @property
     def units(self) -> tuple[Units, ...] | None:
         """Hidden units that can change places, layer by layer; None where no such permutation is known."""
+        return None
+
+    @property
+    def limit(self) -> Limit | None:
+        """The network that this one becomes when its layers are infinitely wide; None where that is not known here."""
         return None
 
     @property
@@ -86,6 +92,10 @@ class Linear(eqx.Module):
         """Apply to every vector along the last axis."""
         y = x @ self.weight
         return y if self.bias is None else y + self.bias
+
+    def limit(self, fan_in: int, scale: float) -> LayerLimit:
+        """What remains of such a layer with wide neighbours, for the ``scale`` that it was made with."""
+        return LayerLimit.standard(fan_in, bias=self.bias is not None, scale=scale)
 
 
 def flat_size(data: Dataset, model: str) -> int:

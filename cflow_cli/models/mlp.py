@@ -13,6 +13,7 @@ from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, flat_size, numbers, positive
+from cflow_cli.models.limit import Limit, few_inputs
 from cflow_cli.models.parametrisation import SIGMA_B, SIGMA_W, NTKLinear, dense_layers
 from cflow_cli.models.units import Units, units_between
 
@@ -66,7 +67,9 @@ class MLP(ActivatedModel):
     layers: tuple[Linear | NTKLinear, ...]
     activation: str = eqx.field(static=True)
     output_scale: float = eqx.field(static=True)
+    init_scale: float = eqx.field(static=True)
     parametrisation: str = eqx.field(static=True)
+    bottleneck: int | None = eqx.field(static=True)
     output: str = eqx.field(static=True)
 
     def __init__(
@@ -95,13 +98,32 @@ class MLP(ActivatedModel):
         )
         self.activation = activation
         self.output_scale = output_scale
+        self.init_scale = init_scale
         self.parametrisation = parametrisation
+        self.bottleneck = bottleneck
         self.output = output
 
     @property
     def units(self) -> tuple[Units, ...]:
         """Units of each hidden layer."""
         return units_between([layer.weight for layer in self.layers], [layer.bias for layer in self.layers])
+
+    @property
+    def limit(self) -> Limit | None:
+        """The network with all hidden layers infinitely wide, which neither a bottleneck nor ψ would leave a kernel."""
+        if self.bottleneck is not None or self.output != "linear":
+            return None
+        fans = [layer.weight.shape[0] for layer in self.layers]
+        layers = tuple(layer.limit(fan, self.init_scale) for layer, fan in zip(self.layers, fans))
+        return Limit(
+            activation=self.activation,
+            hidden=layers[:-1],
+            readouts=("dense",),
+            heads=(layers,),
+            readout="dense",
+            scale=self.output_scale,
+            few_inputs=few_inputs(fans[0], self.parametrisation),
+        )
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n outputs"]:
         """Outputs of a batch; inputs of any shape are flattened."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.base import Linear, numbers
+from cflow_cli.models.limit import LayerLimit
 
 PARAMETRISATIONS = ("standard", "ntk")
 SIGMA_W, SIGMA_B = 1.0, 0.1
@@ -51,6 +52,10 @@ class NTKLinear(eqx.Module):
         """Apply to every vector along the last axis."""
         y = self.sigma_w / math.sqrt(self.weight.shape[0]) * (x @ self.weight)
         return y if self.bias is None else y + self.sigma_b * self.bias
+
+    def limit(self, fan_in: int, scale: float) -> LayerLimit:
+        """What remains of such a layer with wide neighbours, for the ``scale`` that it was made with."""
+        return LayerLimit.ntk(self.sigma_w, self.sigma_b, bias=self.bias is not None, scale=scale)
 
 
 def dense_layers(

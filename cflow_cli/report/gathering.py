@@ -10,7 +10,7 @@ from cflow_cli.errors import UserError, attempt
 from cflow_cli.report.summary import Summary, names_of, not_begun, summarise_folder
 from cflow_cli.runs import sweeps
 from cflow_cli.runs.sweeps import Cell
-from cflow_cli.storage import find_runs
+from cflow_cli.storage import find_kernels, find_runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Gathered:
         Config keys that were swept.
     faults
         Sentences on sweeps that cannot be read; their runs are there all the same.
+    kernels
+        Folders of ``cflow kernel``.
     """
 
     begun: list[Summary]
@@ -36,6 +38,7 @@ class Gathered:
     sweeps: dict[Path, list[Cell]]
     swept: list[str]
     faults: list[str]
+    kernels: list[Path]
 
     def status_lines(self) -> list[str]:
         """Which runs of sweeps did not finish, how they are continued, and which sweeps cannot be read."""
@@ -66,10 +69,12 @@ def gather(paths: Sequence[Path]) -> Gathered:
         else:
             faults.append(why or "")
     waiting = [cell for found in cells.values() for cell in found if not cell.manifest]
-    if not folders and not waiting:
+    kernels = find_kernels(paths)
+    if not folders and not waiting and not kernels:
         where = ", ".join(str(path) for path in paths)
         raise UserError(f"no run in {where}: a run folder has a manifest.json; start one with cflow run")
-    names = names_of([*folders, *(cell.folder for cell in waiting)])
+    everything = [*folders, *(cell.folder for cell in waiting)]
+    names = names_of(everything) if everything else []
     begun = [summarise_folder(*pair) for pair in zip(folders, names)]
     # The queue knows more than a manifest of a job that was killed on another machine.
     status_of = {cell.folder.resolve(): cell.status for found in cells.values() for cell in found}
@@ -78,7 +83,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             summary.values["status"] = status_of.get(summary.folder.resolve(), summary.values["status"])
     others = [not_begun(cell, name) for cell, name in zip(waiting, names[len(folders) :])]
     swept = dict.fromkeys(key for folder in cells for key in sweeps.read(folder).axes)
-    return Gathered(begun, _order_by_number([*begun, *others], cells), cells, list(swept), faults)
+    return Gathered(begun, _order_by_number([*begun, *others], cells), cells, list(swept), faults, kernels)
 
 
 def _order_by_number(summaries: Sequence[Summary], cells: Mapping[Path, Sequence[Cell]]) -> list[Summary]:

@@ -22,7 +22,8 @@ from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
 from cflow_cli.errors import UserError, one_sentence, wants_traceback
 from cflow_cli.runs import receiving, resuming, sweeps
-from cflow_cli.runs.run import RunResult, choices_of, describe_command, execute, prepare
+from cflow_cli.runs.jobs import execute, prepare
+from cflow_cli.runs.run import RunResult, choices_of, describe_command
 from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import RunWriter, files, read_run
 
@@ -179,10 +180,11 @@ def resume(
         ) from error
     check(cfg)
     step = run.manifest.get("step") or 0
-    if cfg.steps < step:
+    if "kernel" not in cfg and cfg.steps < step:
         raise UserError(f"steps={cfg.steps}: the run is at step {step} already")
     if resuming.is_done(folder, cfg):
-        print(f"{folder} is done, at step {step}; to continue it, give more steps, such as steps={2 * step}")
+        more = f", at step {step}; to continue it, give more steps, such as steps={2 * step}"
+        print(f"{folder} is done{'' if 'kernel' in cfg else more}")
         return None
     prepared = prepare(cfg, choices=run.manifest.get("choices"), folder=folder)
     _append_to_log(folder)

@@ -50,8 +50,8 @@ class Pace:
 class Lines:
     """Progress as plain lines, for files and pipes: one per twentieth of the run, at most one per second."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, unit: str) -> None:
+        self._steps, self._unit = steps, unit
         self._last_time, self._last_step = time.monotonic(), 0
         self._pace = Pace(steps)
 
@@ -73,18 +73,22 @@ class Lines:
         """Show how far the run is."""
         for message in chunk.messages:
             self.say(f"note: {message}")
-        now, last = time.monotonic(), chunk.step >= self._steps
-        left = self._pace.left(now, chunk.step)
-        if last or (chunk.step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
-            parts = (f"step {chunk.step}/{self._steps}", _describe(chunk), left)
+        self.reach(chunk.step, _describe(chunk))
+
+    def reach(self, step: int, text: str = "") -> None:
+        """Show that a step is reached, with what there is to say of it."""
+        now, last = time.monotonic(), step >= self._steps
+        left = self._pace.left(now, step)
+        if last or (step - self._last_step >= self._steps / 20 and now - self._last_time >= 1):
+            parts = (f"{self._unit} {step}/{self._steps}", text, left)
             self.say("  ".join(part for part in parts if part))
-            self._last_time, self._last_step = now, chunk.step
+            self._last_time, self._last_step = now, step
 
 
 class Bar:
     """Progress as a bar, for terminals; the time that has passed moves on while a chunk is computed or compiled."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, unit: str) -> None:
         # Rich is loaded only where there is a terminal to draw on.
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -97,7 +101,8 @@ class Bar:
             transient=True,
         )
         self._pace = Pace(steps)
-        self._task = self._progress.add_task("compiling, only once for all steps", total=steps, left="")
+        self._unit = unit
+        self._task = self._progress.add_task(f"compiling, only once for all {unit}s", total=steps, left="")
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -116,14 +121,18 @@ class Bar:
         """Show how far the run is."""
         for message in chunk.messages:
             self.say(f"note: {message}")
-        left = self._pace.left(time.monotonic(), chunk.step)
-        self._progress.update(self._task, completed=chunk.step, description=_describe(chunk), left=left)
-        log.info("step %d  %s", chunk.step, _describe(chunk))
+        self.reach(chunk.step, _describe(chunk))
+
+    def reach(self, step: int, text: str = "") -> None:
+        """Show that a step is reached, with what there is to say of it."""
+        left = self._pace.left(time.monotonic(), step)
+        self._progress.update(self._task, completed=step, description=text, left=left)
+        log.info("%s %d  %s", self._unit, step, text)
 
 
-def display(steps: int, *, shared: bool) -> Lines | Bar:
-    """Choose how to show a run: a bar on a terminal of its own, else lines."""
-    return Bar(steps) if sys.stdout.isatty() and not shared else Lines(steps)
+def display(steps: int, *, shared: bool, unit: str = "step") -> Lines | Bar:
+    """Choose how to show a run: a bar on a terminal of its own, else lines; ``unit`` is what is counted."""
+    return Bar(steps, unit) if sys.stdout.isatty() and not shared else Lines(steps, unit)
 
 
 def _describe(chunk: Chunk) -> str:

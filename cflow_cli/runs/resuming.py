@@ -204,18 +204,20 @@ def is_done(folder: Path, cfg: DictConfig) -> bool:
     if not (folder / manifests.NAME).exists():
         return False
     run = read_run(folder)
-    changed = _find_changes(run.config, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    changed = find_changes(run.config, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     if changed:
         raise UserError(
             f"{folder} already holds a run with {changed[0]}; choose another folder with hydra.run.dir=…, "
             "or continue that run as it is: cflow resume " + str(folder)
         )
-    ended = run.status == "done" and run.manifest.get("step", 0) >= cfg.steps
+    # A kernel has pairs of inputs to go through, not steps.
+    ended = run.status == "done" and ("kernel" in cfg or run.manifest.get("step", 0) >= cfg.steps)
     # Damaged rows are taken again, from a checkpoint of before.
-    return ended and not mending.part_faults(folder, parts.listed(run.manifest) or {})
+    faults = mending.part_faults(folder, parts.listed(run.manifest) or {})
+    return ended and not faults and not mending.file_faults(folder, run.manifest)
 
 
-def _find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``lr=0.1 instead of 0.2`` for each key that makes them different runs."""
     before, after = flatten(old), flatten(new)
     return [

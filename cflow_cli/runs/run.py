@@ -23,12 +23,11 @@ from cflow_cli.config.building import build
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import Settings
 from cflow_cli.config.tree import flatten
-from cflow_cli.engine.options import SimulationOptions
 from cflow_cli.engine.snapshot import Snapshot, Start
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
 from cflow_cli.loggers.base import Logger, RunInfo
 from cflow_cli.runs import branching, progress, resuming, sweeps
-from cflow_cli.runs.devices import configure_jax, several_devices
+from cflow_cli.runs.devices import configure_jax
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.tracking import Describe, Tracking
 from cflow_cli.storage import RunWriter, files, manifests, mending
@@ -156,40 +155,13 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     device = configure_jax(settings)
 
     # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
-    import jax
+    from cflow_cli.runs import assembling
 
-    from cflow_cli.engine.simulation import Simulation
-    from cflow_cli.runs import problems
-
-    with jax.default_device(device):
-        model, problem = problems.build_problem(cfg, settings, data)
-        several = several_devices(settings)
-        if several:
-            problem = problem.sharded(several)
-        simulation = Simulation(
-            problem,
-            build(cfg.optimizer, "optimizer"),
-            SimulationOptions(
-                processes=checked.processes,
-                measurements=checked.measurements,
-                steps=settings.steps,
-                warm_start=settings.warm_start,
-                seed=settings.seed,
-                eigs=checked.eigs,
-                kick=settings.kick,
-                pause_every=settings.checkpoint.steps,
-            ),
-            learning_rate=build(cfg.schedule, "schedule"),
-            start=start,
-            keep_rows=False,
-        )
-        used = next(iter(problem.w0.devices()))
-    words = used.platform if used.platform == "cpu" else f"{used.platform}:{used.id} ({used.device_kind})"
-    words = f"{len(several)} devices ({used.device_kind})" if several else words
-    tests = 0 if data.x_test is None else len(data.x_test)
-    described = f"{data.name}, {len(data.x)} training and {tests} test examples"
+    simulation, model, several = assembling.simulation(cfg, checked, data, device, start)
+    used = next(iter(simulation.problem.w0.devices()))
+    words = f"{len(several)} devices ({used.device_kind})" if several else describe_device(used)
     flows = any(process.is_flow for process in checked.processes)
-    warnings = [problems.smoothness_warning(model)] if flows else []
+    warnings = [getattr(model, "smoothness_warning", None)] if flows else []
     if flows and settings.warm_start is None and simulation.warm_start == settings.steps:
         warnings.append(
             f"no flow begins within {settings.steps} steps, because flows of this optimizer branch off later; "
@@ -201,13 +173,26 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
         settings,
         simulation,
         words,
-        described,
+        describe_data(data),
         choices or choices_of(cfg),
         warning,
         checked.loggers,
         start,
         notes,
     )
+
+
+def describe_device(device: Any) -> str:
+    """A device in words."""
+    if device.platform == "cpu":
+        return "cpu"
+    return f"{device.platform}:{device.id} ({device.device_kind})"
+
+
+def describe_data(data: Any) -> str:
+    """A data set in words."""
+    tests = 0 if data.x_test is None else len(data.x_test)
+    return f"{data.name}, {len(data.x)} training and {tests} test examples"
 
 
 def choices_of(cfg: DictConfig) -> dict[str, str]:
@@ -248,7 +233,7 @@ def execute(prepared: Prepared, folder: Path, *, describe: Describe | None = Non
 def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
-    display = progress.display(settings.steps, shared=_in_sweep())
+    display = progress.display(settings.steps, shared=in_sweep())
     writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
@@ -385,7 +370,8 @@ def _about(prepared: Prepared, folder: Path) -> RunInfo:
     return RunInfo(name, folder, "", flatten(config), settings.tags, settings.notes, group)
 
 
-def _in_sweep() -> bool:
+def in_sweep() -> bool:
+    """Whether this is a run of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -397,7 +383,7 @@ def describe_command() -> dict[str, Any]:
     # Where a run of a sweep went is no part of what it is.
     overrides = [text for text in hydra.overrides.task if not text.startswith("launcher=")]
     command: dict[str, Any] = {"overrides": overrides}
-    if _in_sweep():
+    if in_sweep():
         folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
         extra = [part for folder in folders for part in ("--config-dir", folder)]
         command["command_line"] = shlex.join(["cflow", "run", *extra, *overrides])

@@ -18,9 +18,9 @@ from cflow_cli.errors import UserError
 from cflow_cli.paths import connecting, curves
 from cflow_cli.problem import Problem
 from cflow_cli.runs.devices import configure_jax
+from cflow_cli.runs import assembling
 from cflow_cli.runs.ends import End, check_landscape, request
 from cflow_cli.runs.launching import make_folder
-from cflow_cli.runs.problems import build_problem
 from cflow_cli.storage import manifests, paths
 
 # Curves are drawn in the plane with so many points.
@@ -86,11 +86,11 @@ def landscape(end: End, device: str) -> tuple[Problem, Any]:
     """
     cfg = OmegaConf.create(end.run.config)
     cfg.device, cfg.devices = device, 1
-    settings = check(cfg).settings
+    checked = check(cfg)
     data = build(cfg.data, "data")
-    chosen = configure_jax(settings)
+    chosen = configure_jax(checked.settings)
     with jax.default_device(chosen):
-        return build_problem(cfg, settings, data)[1], chosen
+        return assembling.trained(cfg, checked, data).problem, chosen
 
 
 def trace(

@@ -6,20 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cflow_cli.storage.kernels import Kernel, find_kernels, read_kernel
     from cflow_cli.storage.manifests import environment
     from cflow_cli.storage.mending import faults
     from cflow_cli.storage.reader import Run, find_runs, read_config, read_run
     from cflow_cli.storage.writer import RunWriter
 
-__all__ = ["Run", "RunWriter", "environment", "faults", "find_runs", "read_config", "read_run"]
+__all__ = [
+    "Kernel",
+    "Run",
+    "RunWriter",
+    "environment",
+    "faults",
+    "find_kernels",
+    "find_runs",
+    "read_config",
+    "read_kernel",
+    "read_run",
+]
 
 _MODULES = {
+    "Kernel": "kernels",
     "Run": "reader",
     "RunWriter": "writer",
     "environment": "manifests",
     "faults": "mending",
+    "find_kernels": "kernels",
     "find_runs": "reader",
     "read_config": "reader",
+    "read_kernel": "kernels",
     "read_run": "reader",
 }
 

@@ -92,7 +92,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(
         ("host", "started", "updated", "finished", "reason", "command_line", "dtype", "device"), str
     ),
-    **dict.fromkeys(("choices", "counts", "processes", "versions", "parts"), dict),
+    **dict.fromkeys(("choices", "counts", "processes", "versions", "parts", "files"), dict),
     **dict.fromkeys(("overrides", "resumed", "layers", "config_sha256"), list),
 }
 

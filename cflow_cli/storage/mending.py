@@ -146,6 +146,7 @@ def _faults(folder: Path) -> list[str]:
     if listed is None:
         found.append(f"{folder / manifests.NAME} lists no parts, so nothing is known of the tables")
     found += part_faults(folder, listed or {})
+    found += file_faults(folder, manifest)
     for path in checkpoints.paths(folder):
         try:
             checkpoints.load(path)
@@ -164,4 +165,16 @@ def part_faults(folder: Path, found: Mapping[str, Part]) -> list[str]:
             faults.append(str(parts.damage(folder / name, "it is missing")))
         except UserError as error:
             faults.append(str(error))
+    return faults
+
+
+def file_faults(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The same of the files whose digests are in the manifest: those of a kernel."""
+    faults = []
+    for name, digest in (manifest.get("files") or {}).items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(str(parts.damage(path, "it is missing")))
+        elif digests.of_file(path) != digest:
+            faults.append(str(parts.damage(path, "it was changed after it was written")))
     return faults

@@ -23,6 +23,8 @@ from cflow_cli.storage.parts import Part
 # A part that is gone was merged with others, if the manifest says so; not more often than this while one reads.
 _TRIES = 20
 CONFIG = "config.yaml"
+# The table of a folder of cflow kernel; see cflow_cli.storage.kernels.
+KERNEL = "kernel.parquet"
 _T = TypeVar("_T")
 
 
@@ -233,7 +235,9 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
         if not path.is_dir():
             raise UserError(f"{path} is not an existing folder; give a run or a folder that holds runs")
         for folder, inside, names in walk(path):
-            if manifests.NAME in names or ("metrics" in inside and manifests.is_run(folder)):
+            if KERNEL in names:
+                inside.clear()  # of cflow kernel: no steps, and tables of its own
+            elif manifests.NAME in names or ("metrics" in inside and manifests.is_run(folder)):
                 found[folder] = None
                 inside.clear()  # runs do not nest
             inside.sort(key=_natural)  # numbered jobs of a sweep in their own order: 2 before 10

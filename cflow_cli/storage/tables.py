@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,18 @@ def schema(table: str, columns: Sequence[Column] = METRICS, kinds: Mapping[str, 
     kinds
         Of the eigenvalues, with their meaning.
     """
-    fields = []
-    for column in columns if table == "metrics" else EIGENVALUES:
-        meaning = column.meaning
-        if column.name == "kind":
-            meaning += ": " + "; ".join(f"{kind} = {text}" for kind, text in kinds.items())
-        metadata = {"meaning": meaning, "unit": column.unit}
-        fields.append(pa.field(column.name, _TYPES[column.type], metadata=metadata))
-    return pa.schema(fields, metadata={"table": table, "format": "cflow 1"})
+    columns = columns if table == "metrics" else EIGENVALUES
+    words = "; ".join(f"{kind} = {text}" for kind, text in kinds.items())
+    columns = [replace(c, meaning=f"{c.meaning}: {words}") if c.name == "kind" else c for c in columns]
+    return described(columns, {"table": table, "format": "cflow 1"})
+
+
+def described(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
+    """Arrow schema of any columns, each field with its meaning and unit as metadata; and of the whole, ``about``."""
+    fields = [
+        pa.field(c.name, _TYPES[c.type], metadata={"meaning": c.meaning, "unit": c.unit}) for c in columns
+    ]
+    return pa.schema(fields, metadata=dict(about))
 
 
 def to_arrow(table: str, columns: Mapping[str, Any], wanted: pa.Schema | None = None) -> pa.Table:

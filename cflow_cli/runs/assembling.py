@@ -1,0 +1,111 @@
+"""Building what a config names that needs JAX; imported when the device is chosen, and JAX is set up for it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from omegaconf import DictConfig
+
+from cflow_cli.config.building import build
+from cflow_cli.config.checking import Checked
+from cflow_cli.engine.options import SimulationOptions
+from cflow_cli.engine.simulation import Simulation
+from cflow_cli.engine.snapshot import Start
+from cflow_cli.models import check_pair
+from cflow_cli.problem import Problem
+from cflow_cli.runs.devices import several_devices
+
+
+class Trained(NamedTuple):
+    """What is trained: the model, the loss, and the problem that they make with the data."""
+
+    model: Any
+    loss: Any
+    problem: Problem
+
+
+def trained(cfg: DictConfig, checked: Checked, data: Any) -> Trained:
+    """Build the model and the loss.
+
+    Parameters
+    ----------
+    cfg, checked
+        The config, and what was built of it already.
+    data
+        The data set.
+
+    Raises
+    ------
+    UserError
+        If they do not go together.
+    """
+    model = network(cfg, data, checked.settings.seed)
+    loss = build(cfg.loss, "loss")
+    check_pair(model, data, loss)
+    return Trained(model, loss, Problem.from_model(model, data, loss, checked.settings.dtype))
+
+
+def network(cfg: DictConfig, data: Any, seed: int) -> Any:
+    """The model, with initial weights from a seed."""
+    return build(cfg.model, "model", data=data, key=jax.random.PRNGKey(seed))
+
+
+def parameters(model: Any, dtype: str) -> Any:
+    """What of a model is trained, in the precision of the run."""
+    trainable = eqx.filter(model, eqx.is_inexact_array)
+    return jax.tree.map(lambda array: array.astype(dtype), trainable)
+
+
+def simulation(
+    cfg: DictConfig, checked: Checked, data: Any, device: Any, start: Start | None
+) -> tuple[Simulation, Any, list[Any]]:
+    """Build a simulation, with nothing stepped yet.
+
+    Parameters
+    ----------
+    cfg, checked
+        The config, and what was built of it already.
+    data
+        The data set.
+    device
+        Where; None for JAX's choice.
+    start
+        Where it branches off another run.
+
+    Returns
+    -------
+    simulation, model, several
+        And the devices that share the data; none where one has it all.
+
+    Raises
+    ------
+    UserError
+        One sentence on what cannot be done.
+    """
+    settings = checked.settings
+    with jax.default_device(device):
+        model, _, problem = trained(cfg, checked, data)
+        several = several_devices(settings)
+        if several:
+            problem = problem.sharded(several)
+        options = SimulationOptions(
+            processes=checked.processes,
+            measurements=checked.measurements,
+            steps=settings.steps,
+            warm_start=settings.warm_start,
+            seed=settings.seed,
+            eigs=checked.eigs,
+            kick=settings.kick,
+            pause_every=settings.checkpoint.steps,
+        )
+        built = Simulation(
+            problem,
+            build(cfg.optimizer, "optimizer"),
+            options,
+            learning_rate=build(cfg.schedule, "schedule"),
+            start=start,
+            keep_rows=False,
+        )
+    return built, model, several
