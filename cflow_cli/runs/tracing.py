@@ -17,8 +17,8 @@ from cflow_cli.config.path_settings import PathSettings
 from cflow_cli.errors import UserError
 from cflow_cli.paths import connecting, curves
 from cflow_cli.problem import Problem
-from cflow_cli.runs.devices import configure_jax
 from cflow_cli.runs import assembling
+from cflow_cli.runs.devices import configure_jax
 from cflow_cli.runs.ends import End, check_landscape, request
 from cflow_cli.runs.launching import make_folder
 from cflow_cli.storage import manifests, paths
