@@ -26,6 +26,7 @@ from cflow_cli.losses import MSE
 from cflow_cli.models.cnn import CNN
 from cflow_cli.models.deep_linear import DeepLinear
 from cflow_cli.models.mlp import MLP
+from cflow_cli.models.plain_cnn import PlainCNN
 from cflow_cli.paths import curves, dropout
 from cflow_cli.paths.connecting import plane, units_of
 from cflow_cli.paths.fit import losses
@@ -56,6 +57,10 @@ NETS = {
     "no bias": lambda: mlp(bias=False, widths=(5,)),
     "deep": lambda: mlp(widths=(6, 5, 4)),
     "linear": lambda: problem_of(DeepLinear(VECTORS, jax.random.PRNGKey(0), depth=3, width=6), VECTORS),
+    "plain cnn": lambda: problem_of(PlainCNN(IMAGES, jax.random.PRNGKey(0), depth=3, width=4), IMAGES),
+    "flattened": lambda: problem_of(
+        PlainCNN(IMAGES, jax.random.PRNGKey(0), depth=2, width=4, readout="flatten"), IMAGES
+    ),
     "cnn": lambda: problem_of(CNN(IMAGES, jax.random.PRNGKey(0), channels=(4, 6), dense=6), IMAGES),
 }
 
@@ -183,6 +188,12 @@ def masked_loss(problem, w, kept):
             if kept[number] is not None:
                 x = 2 * x * jnp.zeros(widths[number]).at[kept[number]].set(1)
     return float(MSE()(x, y))
+
+
+def test_a_dropout_path_needs_a_loss_convex_in_the_output_layer():
+    problem = mlp(output="tanh")
+    with pytest.raises(UserError, match=r"model\.output=tanh after it; choose another kind"):
+        connect(problem, random_point(problem, 1), random_point(problem, 2), "dropout")
 
 
 @pytest.mark.parametrize(("name", "refit"), [("mlp", False), ("mlp", True), ("deep", False), ("cnn", True)])

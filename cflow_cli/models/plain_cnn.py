@@ -17,6 +17,7 @@ from cflow_cli.models.cnn import image_shape
 from cflow_cli.models.convolution import patches
 from cflow_cli.models.limit import LayerLimit, Limit, few_inputs
 from cflow_cli.models.parametrisation import SIGMA_B, SIGMA_W, NTKLinear, dense_layers
+from cflow_cli.models.units import Units, units_between
 
 READOUTS = ("gap", "flatten")
 WINDOW = 3
@@ -110,6 +111,12 @@ class PlainCNN(ActivatedModel):
         self.output_scale = output_scale
         self.init_scale = init_scale
         self.parametrisation = parametrisation
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """Channels of each convolution; innermost in the rows of a patch and of a flattened image."""
+        layers = (*self.convolutions, self.head)
+        return units_between([layer.weight for layer in layers], [layer.bias for layer in layers])
 
     @property
     def limit(self) -> Limit:

@@ -232,7 +232,7 @@ def units_of(problem: Problem) -> tuple[Units, ...]:
     if units is None:
         raise UserError(
             f"no permutation of units is known for model={type(places).__name__.lower()}; it is for mlp, fc, "
-            "deep_linear and cnn, and without match=true and kind=dropout every model will do"
+            "deep_linear, cnn and plain_cnn, and without match=true and kind=dropout every model will do"
         )
     return units
 
