@@ -97,7 +97,7 @@ def test_the_list_follows_links_once_and_knows_no_time_before_now(tmp_path: Path
 
 def test_a_run_keeps_where_it_branched_off(tmp_path: Path) -> None:
     bits.make_run(tmp_path / "source", 0)
-    init = branching.InitSettings(tmp_path / "source", "discrete", None)
+    init = branching.InitSettings(tmp_path / "source", "discrete", None, None)
     point, notes = branching.point(init, tmp_path / "child")
     assert point is not None and not notes
     (tmp_path / "child").mkdir()

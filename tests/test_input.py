@@ -220,7 +220,7 @@ def test_a_file_larger_than_memory_and_a_pipe_are_not_read(tmp_path, monkeypatch
 
     path = tmp_path / "data.npz"
     np.savez_compressed(path, x=np.zeros((2000, 50)), y=np.zeros(2000))
-    monkeypatch.setattr(module, "_memory", lambda: 100_000)
+    monkeypatch.setattr(module, "memory", lambda: 100_000)
     assert "of memory" in outcome(npz, str(path))
     os.mkfifo(tmp_path / "pipe")
     assert "is not a file" in outcome(npz, str(tmp_path / "pipe"))

@@ -65,7 +65,10 @@ def draw(**found):
     for ax in (long, short):
         ax.axhline(0, color="#999999", linewidth=0.6, zorder=0)
         ax.set_xlabel("t")
-        ax.legend()
+    long.set_ylim(top=0.75)
+    short.set_ylim(top=16)
+    for ax in (long, short):
+        ax.legend(loc="upper left")
     long.set_ylabel("loss above the chord, over the loss")
     return figure
 
