@@ -83,8 +83,9 @@ def hessian(run):
 
 
 def change(run):
-    """The largest change of the kernel until the data is fitted."""
-    return until(run.series("discrete", "kernel_change"), end(run)).max()
+    """The largest change of the kernel until the data is fitted, to the first measurement that is not before that."""
+    changes = run.series("discrete", "kernel_change")
+    return until(changes, changes.index[changes.index >= end(run)].min()).max()
 
 
 def slope(widths, values):
