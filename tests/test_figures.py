@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cflow_cli.commands import kernel
 from cflow_cli.commands.figures import main
 from cflow_cli.config import composing
 from cflow_cli.errors import UserError
@@ -44,6 +46,31 @@ def draw(run):
 def claims(run):
     loss = run.series("discrete", "loss")
     yield FALLS(loss.iloc[-1] / loss.iloc[0])
+'''
+
+OF_A_KERNEL = '''
+"""A kernel of two layers fits its training set."""
+from cflow_cli.figures.claims import Check
+from cflow_cli.figures.drawing import panels
+
+CAPTION = "Nothing."
+FITS = Check("accuracy on the training set", low=1)
+
+
+def runs(size):
+    return {}
+
+
+def kernels(size):
+    return {"kernel": ["model=fc", "model.depth=2", "model.activation=relu", "data.n=20", "kernel.kinds=[ntk]"]}
+
+
+def draw(kernel):
+    return panels(1, 1)[0]
+
+
+def claims(kernel):
+    yield FITS(kernel.value("accuracy", depth=2))
 '''
 
 
@@ -85,6 +112,23 @@ def test_a_figure_of_ones_own(tmp_path: Path) -> None:
     assert len(list((tmp_path / "made" / "runs").iterdir())) == 1
 
 
+def test_a_figure_of_a_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is computed once, where its command computes it."""
+    (tmp_path / "figure.py").write_text(OF_A_KERNEL, encoding="utf-8")
+    words = [str(tmp_path), "--output", str(tmp_path / "made")]
+    assert main(words) == 0
+    (folder,) = (tmp_path / "made" / "kernels").iterdir()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "pair" not in capsys.readouterr().out
+    assert main([*words, "--commands"]) == 0
+    command = shlex.split(capsys.readouterr().out)
+    assert command[:2] == ["cflow", "kernel"]
+    assert kernel.main(command[2:]) == 0
+    assert "done" in capsys.readouterr().out
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize("name", ["quadratic", "rms-quadratic"])
 def test_figures_without_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--output", str(tmp_path), "--gallery", str(tmp_path / "gallery.md")]) == 0
@@ -119,7 +163,8 @@ def test_every_figure_is_complete() -> None:
             assert f"    cflow figures {figure.name}" in text
             assert figure.caption and figure.title and figure.part
             for size in SIZES:
-                for overrides in figure.plan(size).values():
+                kernels = (("kernel=default", *words) for words in figure.kernel_plan(size).values())
+                for overrides in (*figure.plan(size).values(), *kernels):
                     form = tuple(re.sub(r"=[-\d.e]+$", "=", override) for override in overrides)
                     if form not in composed:
                         composed.add(form)

@@ -47,7 +47,8 @@ class Experiment:
         """Its ``figure.py``, loaded.
 
         It has ``runs(size)``, ``draw(**runs)``, ``claims(**runs)`` and ``CAPTION``; ``paths(size)`` where it needs
-        paths between runs; ``ANIMATED`` where the figure is also to be a film.
+        paths between runs, ``kernels(size)`` where it needs kernels, both of which ``draw`` and ``claims`` are given by
+        their labels; ``ANIMATED`` where the figure is also to be a film.
 
         Raises
         ------
@@ -100,8 +101,13 @@ class Experiment:
         """The paths between runs that are needed: a label and what :data:`cflow_cli.figures.connections.Plan` has."""
         return dict(self.module.paths(size)) if hasattr(self.module, "paths") else {}
 
+    def kernel_plan(self, size: str) -> dict[str, tuple[str, ...]]:
+        """The kernels that are needed: a label and the overrides of ``cflow kernel``."""
+        kernels = self.module.kernels(size) if hasattr(self.module, "kernels") else {}
+        return {label: tuple(overrides) for label, overrides in kernels.items()}
+
     def draw(self, runs: Mapping[str, Any]) -> Figure:
-        """Draw the figure from runs and paths; to be called within :func:`cflow_cli.report.style.figure_style`."""
+        """Draw the figure from what it needs; to be called within :func:`cflow_cli.report.style.figure_style`."""
         figure: Figure = self.module.draw(**runs)
         return figure
 

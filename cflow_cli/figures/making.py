@@ -24,7 +24,7 @@ from cflow_cli.figures.measuring import FigureRun
 from cflow_cli.report import pictures, style
 from cflow_cli.report.ending import describe
 from cflow_cli.runs.launching import run_into
-from cflow_cli.storage import Run, read_run
+from cflow_cli.storage import Run, read_kernel, read_run
 
 # What a run is not told apart by: where and how it runs, and where its data lies.
 _ELSEWHERE = (
@@ -39,6 +39,9 @@ _ELSEWHERE = (
     "data.root",
 )
 
+# What ``cflow kernel`` adds to its overrides.
+_KERNEL = ("kernel=default",)
+
 
 def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] = ()) -> list[Claim]:
     """Make one figure: its runs, ``NAME.png``, ``NAME.svg``, ``NAME.gif`` where it is a film, ``claims.json``.
@@ -50,9 +53,9 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
     size
         ``mini`` or ``paper``.
     output
-        Folder of all figures; runs go to ``runs/`` in it, drawings to ``SIZE/NAME/``.
+        Folder of all figures; runs go to ``runs/`` in it, kernels to ``kernels/``, drawings to ``SIZE/NAME/``.
     overrides
-        For every run, after those of the figure.
+        For every run and kernel, after those of the figure.
 
     Returns
     -------
@@ -67,11 +70,16 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
         label: connections.obtain(needed, folders, output / "paths")
         for label, needed in figure.path_plan(size).items()
     }
+    kernels = {
+        label: read_kernel(obtain([*needed, *overrides], output / "kernels", kernel=True).folder)
+        for label, needed in figure.kernel_plan(size).items()
+    }
     folder = output / size / figure.name
     folder.mkdir(parents=True, exist_ok=True)
-    claims = figure.claims({**runs, **paths})
+    found = {**runs, **paths, **kernels}
+    claims = figure.claims(found)
     with style.figure_style():
-        drawn = figure.draw({**runs, **paths})
+        drawn = figure.draw(found)
         letter(drawn)
         for ending in ("png", "svg"):
             drawn.savefig(folder / f"{figure.name}.{ending}")
@@ -79,6 +87,7 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
             pictures.animate(drawn).save(folder / f"{figure.name}.gif")
     seconds = time.monotonic() - began
     folders |= {label: path.paths.folder for label, path in paths.items()}
+    folders |= {label: kernel.folder for label, kernel in kernels.items()}
     _write_claims(folder / "claims.json", figure, size, folders, claims)
     for claim in claims:
         print(f"  {claim}")
@@ -86,15 +95,17 @@ def make(figure: Experiment, size: str, output: Path, overrides: Sequence[str] =
     return claims
 
 
-def obtain(overrides: Sequence[str], root: Path) -> Run:
+def obtain(overrides: Sequence[str], root: Path, *, kernel: bool = False) -> Run:
     """Return a run with these overrides: the one on disk, or a new one; one that was interrupted is continued.
 
     Parameters
     ----------
     overrides
-        Those of ``cflow run``; the first names the experiment.
+        Those of ``cflow run``, or of ``cflow kernel``; the first names the experiment.
     root
-        Folder of all runs of the figures.
+        Folder of all runs, or kernels, of the figures.
+    kernel
+        Whether a kernel is wanted, not a run.
 
     Raises
     ------
@@ -104,13 +115,14 @@ def obtain(overrides: Sequence[str], root: Path) -> Run:
         If it was interrupted.
     """
     with composing.hydra_session() as hydra:
-        composed = composing.composed(hydra, list(overrides))
+        composed = composing.composed(hydra, [*_KERNEL, *overrides] if kernel else list(overrides))
         folder = run_folder(root, overrides, composing.without_hydra(composed))
-        result = run_into(composed, folder, lambda folder: print(f"  run {folder}", flush=True), describe)
+        what = "kernel" if kernel else "run"
+        result = run_into(composed, folder, lambda folder: print(f"  {what} {folder}", flush=True), describe)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     if result.status == "failed":
-        raise UserError(f"the run {folder} failed: {result.reason}")
+        raise UserError(f"the {what} {folder} failed: {result.reason}")
     return read_run(folder)
 
 
@@ -133,14 +145,19 @@ def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
 
 
 def commands(figures: Sequence[Experiment], size: str, overrides: Sequence[str], root: Path) -> Iterator[str]:
-    """The command of each run and each path that figures need, each once."""
+    """The command of each run, path and kernel that figures need, each once."""
     seen: set[Path] = set()
     with composing.hydra_session() as hydra:
+
+        def place(root: Path, words: Sequence[str], *added: str) -> Path:
+            composed = composing.composed(hydra, [*added, *words])
+            return run_folder(root, words, composing.without_hydra(composed))
+
         for figure in figures:
             folders: dict[str, Path] = {}
             for label, needed in figure.plan(size).items():
                 words = [*needed, *overrides]
-                folder = run_folder(root, words, composing.without_hydra(composing.composed(hydra, words)))
+                folder = place(root, words)
                 folders[label] = folder
                 if folder not in seen:
                     seen.add(folder)
@@ -150,6 +167,12 @@ def commands(figures: Sequence[Experiment], size: str, overrides: Sequence[str],
                 if folder not in seen:
                     seen.add(folder)
                     yield shlex.join(["cflow", "path", *ends, *options, f"out={folder}"])
+            for needed in figure.kernel_plan(size).values():
+                words = [*needed, *overrides]
+                folder = place(root.parent / "kernels", words, *_KERNEL)
+                if folder not in seen:
+                    seen.add(folder)
+                    yield shlex.join(["cflow", "kernel", *words, f"hydra.run.dir={folder}"])
 
 
 def _write_claims(
