@@ -19,7 +19,7 @@ TITLES = ("reconstruction error", "effective rank", "nuclear norm / that of the 
 # The paper stops at 1e-6 of its loss, which is twice this one.
 STOP = 5e-7
 DEEP = (3, 4)
-EXACT = Check("reconstruction error of {each deeper product}", high=1e-4, paper="3e-5")
+EXACT = Check("reconstruction error, {each deeper product}", high=1e-4, paper="3e-5")
 BETTER = Check("reconstruction error of the least nuclear norm over that of depth 3", low=100, paper="4000")
 SMALL = Check(
     "reconstruction error of depth 2 at its smallest scale over that of the least nuclear norm",
