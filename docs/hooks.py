@@ -39,6 +39,7 @@ _GROUPS = {
     "measurements": "What is measured along every process: `measurements=[evaluation,outputs]`.",
     "logger": "Trackers of experiments, none by default: `logger=wandb`, or several, `logger=[csv,tensorboard]`.",
     "eigs": "How the top of the spectrum is followed.",
+    "kernel": "What `cflow kernel` computes; runs have no such group.",
     "launcher": "Where the runs of a sweep go: `cflow run -m launcher=slurm …`.",
     "experiment": "Presets of several keys: `cflow run experiment=quick`.",
 }
