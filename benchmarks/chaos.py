@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from benchmarks import bits
 from benchmarks.bits import Outcome
@@ -266,7 +267,14 @@ class Chaos:
             return checkpoints.paths(folder)[-1]
 
         def newest_part(folder: Path) -> Path:
-            return sorted((folder / "metrics").glob("part-*.parquet"))[-1]
+            # The newest that is needed: what was written after the checkpoint is computed again, whole or not.
+            missing = checkpoints.at_step(folder, None).header["storage"]["rows"]["metrics"]
+            found = sorted((folder / "metrics").glob("part-*.parquet"))
+            for part in found:
+                missing -= pq.read_metadata(part).num_rows
+                if missing <= 0:
+                    return part
+            return found[-1]
 
         def digit(path: Path, rng: random.Random) -> None:
             path.write_text(path.read_text().replace("lr: 0.4", "lr: 0.5"))
