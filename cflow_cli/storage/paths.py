@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cflow_cli.errors import UserError
 from cflow_cli.records import Column
-from cflow_cli.storage import checkpoints, digests, manifests
+from cflow_cli.storage import checkpoints, digests, manifests, tables
 from cflow_cli.storage.files import explain, write_atomically
 
 NAME = "path.json"
@@ -37,7 +36,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("test_accuracy", "float64", "1", "accuracy on the test examples"),
     Column("grad_norm_sq", "float64", "loss²/weight²", "squared norm of the gradient"),
 )
-_TYPES = {"string": pa.string(), "bool": pa.bool_(), "float64": pa.float64()}
 
 
 def write(
@@ -71,15 +69,8 @@ def write(
         (folder / NAME).unlink(missing_ok=True)  # it would tell of other files
     except OSError as error:
         raise explain(error, folder / NAME) from error
-    fields = [
-        pa.field(column.name, _TYPES[column.type], metadata={"meaning": column.meaning, "unit": column.unit})
-        for column in COLUMNS
-    ]
-    columns = [
-        pa.array(np.concatenate([of[field.name] for of in rows]), field.type, from_pandas=True)
-        for field in fields
-    ]
-    table = pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata={"format": "cflow path 1"}))
+    columns = {column.name: np.concatenate([of[column.name] for of in rows]) for column in COLUMNS}
+    table = tables.to_arrow(TABLE, columns, tables.described(COLUMNS, {"format": "cflow path 1"}))
     write_atomically(folder / TABLE, lambda temporary: pq.write_table(table, temporary))
     points = {f"curve.{kind}": array for kind, array in curves.items()}
     checkpoints.write(folder / CURVES, {"curves": list(curves)}, {**points, **arrays})

@@ -15,7 +15,13 @@ TABLES = ("metrics", "eigenvalues")
 
 # Strings stay plain strings in Arrow, so that every reader shows them as text; on disk they are
 # dictionary-encoded, as are the integers that repeat.
-_TYPES = {"int32": pa.int32(), "float64": pa.float64(), "float32": pa.float32(), "string": pa.string()}
+_TYPES = {
+    "int32": pa.int32(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+}
 
 
 def schema(table: str, columns: Sequence[Column] = METRICS, kinds: Mapping[str, str] = KINDS) -> pa.Schema:
