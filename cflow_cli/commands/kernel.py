@@ -9,6 +9,7 @@ from pathlib import Path
 from cflow_cli.commands import run
 from cflow_cli.config import tree
 from cflow_cli.errors import UserError
+from cflow_cli.runs import places
 from cflow_cli.storage import manifests
 
 _EPILOG = """\
@@ -64,15 +65,15 @@ def _complete(overrides: list[str]) -> list[str]:
 
 def _overrides_of(place: str) -> list[str]:
     """RUN, RUN@PROCESS or RUN@PROCESS@STEP as overrides: those of that run, and ``init`` at the place."""
-    folder, *inside = [place] if Path(place).is_dir() else place.split("@")
-    manifest = manifests.read(Path(folder))
+    folder, process, step = places.parse(place)
+    manifest = manifests.read(folder)
     kept = [text for text in manifest.get("overrides") or [] if not text.lstrip("+~").startswith(_OF_THE_RUN)]
-    if len(inside) > 2 or (len(inside) == 2 and not inside[1].isdigit()):
-        raise UserError(
-            f"at={place} must be RUN, RUN@PROCESS or RUN@PROCESS@STEP, as in outputs/RUN@central@200"
-        )
-    keys = ("init.process", "init.step")
-    return [*kept, f"init.from={folder}", *(f"{key}={value}" for key, value in zip(keys, inside))]
+    where = {"init.process": process, "init.step": step}
+    return [
+        *kept,
+        f"init.from={folder}",
+        *(f"{key}={value}" for key, value in where.items() if value is not None),
+    ]
 
 
 def _help(config_dir: Path | None) -> str:

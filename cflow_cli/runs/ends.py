@@ -15,7 +15,7 @@ from cflow_cli.config.tree import flatten
 from cflow_cli.engine import snapshot
 from cflow_cli.engine.options import Discrete
 from cflow_cli.errors import UserError
-from cflow_cli.runs import receiving
+from cflow_cli.runs import places, receiving
 from cflow_cli.storage import Run, checkpoints, manifests, read_run
 
 # Where the files of the data lie, and how much of them is in memory at once, is no part of the landscape.
@@ -75,7 +75,10 @@ def read_end(text: str, config_dir: Path | None = None, *, trust: bool = False) 
     UserError
         If there is no such run, process or checkpoint, or its config names what nobody trusts.
     """
-    folder, process, step = _parts(text)
+    folder, process, step = places.parse(text)
+    process = process or Discrete.name
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not an existing folder; an end is RUN, RUN@central or RUN@central@200")
     run = read_run(folder)
     if not run.config:
         raise UserError(f"{folder} has no config.yaml, so its network cannot be built again")
@@ -86,23 +89,6 @@ def read_end(text: str, config_dir: Path | None = None, *, trust: bool = False) 
     if process not in weights:
         raise UserError(f"{text}: {found.path} has no {process} process; it has {', '.join(sorted(weights))}")
     return End(run, process, found.step, weights[process], found.notes)
-
-
-def _parts(text: str) -> tuple[Path, str, int | None]:
-    # A folder may have the sign in its name.
-    words = text.split("@")
-    for count in range(len(words), 0, -1):
-        folder = Path("@".join(words[:count])).expanduser()
-        if folder.is_dir():
-            break
-    else:
-        raise UserError(
-            f"{words[0]} is not an existing folder; an end is RUN, RUN@central or RUN@central@200"
-        )
-    rest = words[count:]
-    if len(rest) > 2 or any(not word for word in rest) or (len(rest) == 2 and not rest[1].isdecimal()):
-        raise UserError(f"{text}: after the folder of a run come a process and a step, as in RUN@central@200")
-    return folder, rest[0] if rest else Discrete.name, int(rest[1]) if len(rest) == 2 else None
 
 
 def request(ends: Sequence[End], settings: PathSettings) -> dict[str, Any]:
