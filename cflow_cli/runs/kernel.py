@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +30,14 @@ from cflow_cli.losses import MSE
 from cflow_cli.runs import assembling, kernel_preparing, progress
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.kernel_preparing import PreparedKernel
-from cflow_cli.runs.run import RunResult, describe_command, describe_data, in_sweep
+from cflow_cli.runs.run import (
+    RunResult,
+    describe_command,
+    describe_data,
+    describe_failure,
+    in_sweep,
+)
 from cflow_cli.storage import digests, files, kernels, manifests
-
-log = logging.getLogger(__name__)
 
 # What a block of pairs is to take, at the cost of one number of a pair and layer.
 _BLOCK_SECONDS, _NUMBER_SECONDS = 2.0, 2e-8
@@ -145,11 +147,7 @@ class _Execution:
             if wants_traceback():
                 self._update("failed", reason=one_sentence(error))
                 raise
-            status, reason = "failed", one_sentence(error)
-            if not isinstance(error, UserError):
-                log.error("the kernel failed\n%s", traceback.format_exc())
-                (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                reason += f" (traceback in {self.folder / 'traceback.txt'})"
+            status, reason = "failed", describe_failure(error, self.folder, "kernel")
         with contextlib.suppress(UserError):
             self._update(status, reason=reason, finished=clock.now())
         if status == "interrupted":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import Checked, check
+from cflow_cli.datasets.npz import memory
 from cflow_cli.errors import UserError
 from cflow_cli.kernels.duals import dual
 from cflow_cli.kernels.options import KernelOptions
@@ -141,20 +141,17 @@ def prepare(
 
 def _check_memory(prepared: PreparedKernel) -> None:
     """Check that the matrices, and those of the eigenvalue problem, fit into memory."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return
+    most = memory()
     needed = bytes_needed(prepared, len(prepared.data.x), len(prepared.inputs))
-    if needed <= memory:
+    if needed <= most:
         return
     n, classes = len(prepared.data.x), prepared.data.num_outputs
     tests = len(prepared.inputs) - n
-    fitting = [n for n in range(classes, n, classes) if bytes_needed(prepared, n, n + tests) <= memory]
+    fitting = [n for n in range(classes, n, classes) if bytes_needed(prepared, n, n + tests) <= most]
     fits = f"data.n={fitting[-1]} fits" if fitting else "with fewer test examples, data.n_test=, it may fit"
     raise UserError(
         f"kernels between {len(prepared.data.x)} training and {len(prepared.inputs)} examples in all need "
-        f"{needed / 1e9:.3g} GB of memory, and there are {memory / 1e9:.3g} GB; {fits}"
+        f"{needed / 1e9:.3g} GB of memory, and there are {most / 1e9:.3g} GB; {fits}"
     )
 
 

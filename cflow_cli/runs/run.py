@@ -182,6 +182,16 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     )
 
 
+def describe_failure(error: Exception, folder: Path, what: str) -> str:
+    """A sentence on an error that is being handled; of one that nobody foresaw the traceback is left in the folder."""
+    reason = one_sentence(error)
+    if isinstance(error, UserError):
+        return reason
+    log.error("the %s failed\n%s", what, traceback.format_exc())
+    (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    return f"{reason} (traceback in {folder / 'traceback.txt'})"
+
+
 def describe_device(device: Any) -> str:
     """A device in words."""
     if device.platform == "cpu":
@@ -263,11 +273,7 @@ def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None)
         if wants_traceback():
             writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
             raise
-        status, reason = "failed", one_sentence(error)
-        if not isinstance(error, UserError):
-            log.error("the run failed\n%s", traceback.format_exc())
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            reason += f" (traceback in {folder / 'traceback.txt'})"
+        status, reason = "failed", describe_failure(error, folder, "run")
     try:
         writer.finish(status, reason=reason, **_outcome(simulation))
     except UserError as error:
