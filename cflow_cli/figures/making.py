@@ -129,8 +129,6 @@ def obtain(overrides: Sequence[str], root: Path, *, kernel: bool = False) -> Run
 def run_folder(root: Path, overrides: Sequence[str], cfg: Any) -> Path:
     """Folder of a run: readable, and the same for the same run whichever figure asks for it."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    if plain["init"].get("t") is None:
-        plain["init"].pop("t", None)  # a key that came later: without it a run is called as before
     for key in _ELSEWHERE:
         group, _, name = key.partition(".")
         (plain[group] if name else plain).pop(name or group, None)

@@ -145,12 +145,8 @@ class FigureRun:
 
     @cached_property
     def onset(self) -> int:
-        """Step from which the optimizer oscillates, the report's ``onset``; where it never does, the last one.
-
-        As in the report, the edge of stability stands in for it in a run without midpoints, which cannot measure it.
-        """
-        seen = not self.series("midpoint", "grad_norm_sq").empty
-        found = definitions.onset(self.run.metrics, self.branch_point) if seen else self.edge_step()
+        """Step from which the optimizer oscillates, the report's ``onset``; where it never does, the last one."""
+        found = definitions.onset(self.run.metrics, self.branch_point, self.edge_step())
         return int(self.series("discrete", "loss").index[-1]) if found is None else found
 
     def times_nearer(self, near: str = "central", far: str = "stable") -> float:

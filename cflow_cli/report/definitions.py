@@ -108,7 +108,7 @@ def oscillating_share(metrics: pd.DataFrame) -> pd.Series:
     return 1 - smooth[both] / whole[both]
 
 
-def onset(metrics: pd.DataFrame, start: int = 0) -> int | None:
+def onset(metrics: pd.DataFrame, start: int = 0, edge: int | None = None) -> int | None:
     """Step from which the optimizer oscillates, as measured on itself.
 
     The first step from ``start`` on at which half of its squared gradient or more is oscillation
@@ -118,11 +118,14 @@ def onset(metrics: pd.DataFrame, start: int = 0) -> int | None:
     Parameters
     ----------
     metrics
-        The metrics table of a run, with rows of the midpoints.
+        The metrics table of a run.
     start
         Branch point of the flows.
+    edge
+        Step of reaching the edge of stability: it stands in where the run has no midpoints and cannot tell.
     """
-    return _first_to_stay(oscillating_share(metrics) >= OSCILLATING, start)
+    share = oscillating_share(metrics)
+    return edge if share.empty else _first_to_stay(share >= OSCILLATING, start)
 
 
 def _first_to_stay(holds: pd.Series, start: int) -> int | None:

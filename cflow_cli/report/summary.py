@@ -173,7 +173,7 @@ def summarise(run: Run, name: str | None = None) -> Summary:
     edge = onset = None
     if witness:
         edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
-        onset = definitions.onset(metrics, branch) if "midpoint" in present else edge
+        onset = definitions.onset(metrics, branch, edge)
         critical = _last(of(witness, "num_critical"))
         values |= {"edge_step": edge, "onset": onset}
         values["num_critical"] = None if critical is None else int(critical)
