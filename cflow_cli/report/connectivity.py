@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator
 
 from cflow_cli.report import style
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 COLOURS = {"line": "#777777", "bezier": "#0072B2", "chain": "#D55E00", "dropout": "#009E73"}
 """Colour of each kind of path, the same in every picture."""
 _LEVELS = 24
+# The lighter half of the greys, to whose darkest what lies above the levels belongs.
+_LIGHT = colormaps["Greys"].with_extremes(over=colormaps["Greys"](0.5))
 # Nearly in the plane: what is drawn of a curve there tells the truth about its loss.
 _IN_PLANE = 0.02
 
@@ -126,7 +129,7 @@ def draw_plane(ax: Axes, paths: Paths) -> None:
         y,
         shown,
         levels=levels,
-        cmap="Greys",
+        cmap=_LIGHT,
         extend="both",
         vmin=levels[0],
         vmax=2 * levels[-1] - levels[0],

@@ -60,7 +60,7 @@ def draw(gd):
     for column in ("kernel_min", "kernel_max"):
         values = gd.series("midpoint", column)
         axes[1].plot(values.index, values, color="#777777", linewidth=1)
-    threshold(axes[0], 2 / gd.lr, f"2/η = {2 / gd.lr:.3g}")
+    threshold(axes[0], 2 / gd.lr)
     axes[0].set_ylim(0)
     axes[1].set_yscale("log")
     axes[2].set_yscale("log")
