@@ -1,5 +1,6 @@
 """A Bézier curve with one bend leads from one trained network to another without a barrier."""
 
+from cflow_cli.figures import pairs
 from cflow_cli.figures.claims import Check
 from cflow_cli.figures.drawing import SHADES, panels
 from cflow_cli.report import connectivity
@@ -23,30 +24,15 @@ ERROR = Check(
     high=5,
     paper="+.8, +.2, +.15 (VGG16, PreResNet164, WRN)",
 )
-SEEDS = (0, 1, 2)
-
-
-def runs(size):
-    """Three runs that differ in their initial weights only."""
-    return {f"seed {seed}": [f"experiment=connectivity_{size}", f"seed={seed}"] for seed in SEEDS}
-
-
-def paths(size):
-    """All curves between each two."""
-    options = {"kind": "line,bezier,chain", "steps": 300 if size == "mini" else 2000}
-    return {f"pair {a}": (f"seed {a}", f"seed {(a + 1) % len(SEEDS)}", options) for a in SEEDS}
+runs, paths = pairs.runs, pairs.paths
 
 
 def draw(**found):
     """Draw losses, test errors and the plane of the first pair."""
     titles = ("training loss", "test error on the curve", "")
     figure, axes = panels(1, 3, height=2.1, titles=titles, width_ratios=(1, 1, 1.35))
-    for number in SEEDS:
-        path = found[f"pair {number}"]
-        for kind, look in (
-            ("line", {"alpha": 0.35}),
-            ("bezier", {"label": f"seeds {number}, {(number + 1) % 3}"}),
-        ):
+    for number, path, _ in pairs.each(found):
+        for kind, look in (("line", {"alpha": 0.35}), ("bezier", {"label": pairs.label(number)})):
             loss = path.loss(kind)
             axes[0].plot(loss.index, loss, color=SHADES[number], **look)
         error = 1 - path.loss("bezier", "test_accuracy")
@@ -63,8 +49,7 @@ def draw(**found):
 
 def claims(**found):
     """The largest and smallest loss on each curve, and its largest test error."""
-    for number in SEEDS:
-        path, words = found[f"pair {number}"], f"seeds {number} and {(number + 1) % 3}"
+    for _, path, words in pairs.each(found):
         curve, end = path["bezier"], path.end_loss
         yield EXCESS(curve["excess"] / end, words)
         yield LOW(curve["min_loss"] / end, words)
