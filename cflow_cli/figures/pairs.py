@@ -11,11 +11,12 @@ from cflow_cli.figures.connections import FigurePath, Plan
 from cflow_cli.figures.drawing import SHADES
 
 SEEDS = (0, 1, 2)
+_PRESETS = {"mini": "connectivity_mini", "paper": "connectivity_paper"}
 
 
 def runs(size: str) -> dict[str, list[str]]:
     """Three runs that differ in their initial weights only."""
-    return {f"seed {seed}": [f"experiment=connectivity_{size}", f"seed={seed}"] for seed in SEEDS}
+    return {f"seed {seed}": [f"experiment={_PRESETS[size]}", f"seed={seed}"] for seed in SEEDS}
 
 
 def paths(size: str) -> dict[str, Plan]:
