@@ -134,7 +134,9 @@ def draw_plane(ax: Axes, paths: Paths) -> None:
         vmin=levels[0],
         vmax=2 * levels[-1] - levels[0],
     )
-    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.9, ticks=MaxNLocator(6))
+    ticks = MaxNLocator(6).tick_values(levels[0], levels[-1])
+    inside = ticks[(ticks >= levels[0]) & (ticks <= levels[-1])]  # others would be drawn at the ends
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.9, ticks=inside)
     bar.set_label("log₁₀ of the training loss")
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(y[0], y[-1])
