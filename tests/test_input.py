@@ -224,3 +224,22 @@ def test_a_file_larger_than_memory_and_a_pipe_are_not_read(tmp_path, monkeypatch
     assert "of memory" in outcome(npz, str(path))
     os.mkfifo(tmp_path / "pipe")
     assert "is not a file" in outcome(npz, str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize(
+    ("data", "option", "power"),
+    [
+        ("gaussian", "n", 12),
+        ("gaussian", "features", 12),
+        ("sorting", "n", 12),
+        ("copying", "length", 11),
+        ("chebyshev", "n", 12),
+        ("moons", "n_test", 12),
+        ("sensing", "n", 10),
+        ("completion", "rows", 12),
+    ],
+)
+def test_data_larger_than_memory_are_not_made(data, option, power):
+    node = compose([f"data={data}", f"data.{option}={10**power}"]).data
+    said = outcome(build, node, "data")
+    assert f"data.{option}={10**power}" in said and "of memory; ask for fewer" in said

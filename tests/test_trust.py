@@ -177,6 +177,32 @@ def test_a_link_out_of_the_folder_is_not_followed(armed):
     assert (armed / "diary").read_text() == "mine"
 
 
+def test_no_tracker_goes_where_a_folder_says(tmp_path, monkeypatch):
+    """Neither by its config, nor by what a tracker remembered; the user's own store is no stranger's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launching, "check", lambda _: sys.exit())  # before any tracker is looked for
+    target = "cflow_cli.loggers."
+    mlflow = {"_target_": target + "mlflow.MLflow", "uri": "sqlite:///mlflow.db"}
+    for number, (logger, uri, told) in enumerate(
+        (
+            ({"mlflow": mlflow | {"uri": "http://their.place"}}, None, r"logger\.mlflow\.uri=http"),
+            ({"csv": {"_target_": target + "csv.CSV", "folder": "/else"}}, None, r"logger\.csv\.folder=/else"),
+            ({"wandb": {"_target_": target + "wandb.WandB", "entity": "they"}}, None, r"wandb\.entity=they"),
+            ({"mlflow": mlflow}, "sqlite:////else/mlflow.db", "goes to sqlite:////else"),
+            ({"mlflow": mlflow}, f"sqlite:///{tmp_path}/mlflow.db", None),
+        )
+    ):
+        folder = received(tmp_path / str(number), "logger", logger)
+        if uri is not None:
+            (folder / "loggers").mkdir()
+            remembered = {"id": "x", "step": 0, "memory": {"uri": uri}}
+            (folder / "loggers" / "mlflow.json").write_text(json.dumps(remembered))
+        with pytest.raises(SystemExit):
+            launching.resume(folder, trust=True)
+        with pytest.raises(UserError if told else SystemExit, match=told):
+            launching.resume(folder)
+
+
 SWEEPS = {
     "callback": {"overrides": ["+hydra.callbacks.x={_target_:os.system,command:'touch MARKER'}"]},
     "logging": {"overrides": ["hydra.job_logging.handlers.file.class=os.system"]},
@@ -195,6 +221,7 @@ SWEEPS = {
     },
     "made up": {"jobs": [{"number": 0, "overrides": ["name='${oc.create:x}'"], "folder": "0"}]},
     "elsewhere": {"jobs": [{"number": 0, "overrides": ["lr=0.1"], "folder": "../../else"}]},
+    "tracker": {"overrides": ["logger=mlflow", "logger.mlflow.uri=http://their.place"]},
     "configs": {"config_dir": "theirs"},
     "unreadable": {"overrides": ["[" * 3000]},
 }

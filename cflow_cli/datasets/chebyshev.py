@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cflow_cli.datasets.dataset import Dataset, check_test_size
+from cflow_cli.datasets.dataset import Dataset, check_fits, check_test_size
 from cflow_cli.errors import UserError
 
 
@@ -37,6 +37,7 @@ def chebyshev(
     for option, value, least in (("n", n, 2), ("degree", degree, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")
+    check_fits(2 * max(n, n_test or 0), f"data.n={n} data.n_test={n_test}")
 
     def points(count: int) -> tuple[np.ndarray, np.ndarray]:
         x = np.linspace(-1, 1, count)

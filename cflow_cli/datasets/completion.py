@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import Dataset, is_count
+from cflow_cli.datasets.dataset import Dataset, is_count, memory
 from cflow_cli.datasets.low_rank import check_noise, low_rank
-from cflow_cli.datasets.npz import memory, read_arrays
+from cflow_cli.datasets.npz import read_arrays
 from cflow_cli.errors import UserError
 
 ARRAYS = ("rows", "columns", "values")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,34 @@ def check_test_size(n_test: int | None) -> None:
     """
     if n_test is not None and not is_count(n_test):
         raise UserError(f"data.n_test must be an integer of at least 1 (or null for none), got {n_test!r}")
+
+
+def check_fits(numbers: int, asked: str) -> None:
+    """Check, before they are made, that arrays that a config asks for fit into this machine's memory.
+
+    Parameters
+    ----------
+    numbers
+        How many they have, of eight bytes each.
+    asked
+        The options that say so, as the user writes them.
+
+    Raises
+    ------
+    UserError
+        If they take more than half of it.
+    """
+    size, most = 8 * numbers, memory()
+    if size > most / 2:
+        raise UserError(
+            f"{asked}: {size / 1e9:.3g} GB of numbers, but this machine has {most / 1e9:.3g} GB of memory; "
+            "ask for fewer"
+        )
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True, eq=False)

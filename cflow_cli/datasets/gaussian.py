@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import make_blobs
 
-from cflow_cli.datasets.dataset import Dataset, check_test_size
+from cflow_cli.datasets.dataset import Dataset, check_fits, check_test_size
 from cflow_cli.datasets.select import parse_classes, standardise, targets
 from cflow_cli.errors import UserError
 
@@ -49,6 +49,8 @@ def gaussian(
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")
     count, binary = parse_classes(classes, n, f"{n} points")
+    most = max(n, n_test or 0, clusters * count)
+    check_fits(most * features, f"data.n={n} data.n_test={n_test} data.features={features} data.clusters={clusters}")
     centres = np.random.default_rng(seed).normal(scale=separation, size=(clusters * count, features))
 
     def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import is_count
+from cflow_cli.datasets.dataset import check_fits, is_count
 from cflow_cli.errors import UserError
 
 
@@ -40,6 +40,7 @@ def low_rank(rows: int, columns: int, rank: int, rng: np.random.Generator) -> ND
             f"data.rank={rank} is above the size of a {rows}×{columns} matrix, whose rank is at most "
             f"{min(rows, columns)}; lower data.rank, or raise data.rows and data.columns"
         )
+    check_fits(rows * columns, f"data.rows={rows} data.columns={columns}")
     product = rng.normal(size=(rows, rank)) @ rng.normal(size=(columns, rank)).T
     return product * (math.sqrt(rows * columns) / np.linalg.norm(product))
 

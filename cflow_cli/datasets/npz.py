@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import TASKS, Dataset, is_count
+from cflow_cli.datasets.dataset import TASKS, Dataset, is_count, memory
 from cflow_cli.errors import UserError
 
 ARRAYS = ("x", "y")
@@ -64,11 +63,6 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
     if missing:
         raise UserError(f"{path} has no array named {' or '.join(missing)}; write it with {call}")
     return arrays
-
-
-def memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _tidy(y: NDArray, task: str, name: str) -> NDArray:

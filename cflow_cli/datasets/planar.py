@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.datasets import make_circles, make_moons
 
-from cflow_cli.datasets.dataset import Dataset, check_test_size
+from cflow_cli.datasets.dataset import Dataset, check_fits, check_test_size
 from cflow_cli.datasets.select import targets
 from cflow_cli.errors import UserError
 
@@ -23,6 +23,7 @@ def _check(n: int, noise: float) -> None:
 
 def _planar(name: str, draw: Draw, n: int, n_test: int | None, seed: int, microbatch: int | None) -> Dataset:
     check_test_size(n_test)
+    check_fits(2 * max(n, n_test or 0), f"data.n={n} data.n_test={n_test}")
 
     def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         x, labels = draw(size, seed)

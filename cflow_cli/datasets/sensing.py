@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import Dataset, check_test_size, is_count
+from cflow_cli.datasets.dataset import Dataset, check_fits, check_test_size, is_count
 from cflow_cli.datasets.low_rank import check_noise, low_rank
 from cflow_cli.errors import UserError
 
@@ -48,6 +48,8 @@ def sensing(
     check_noise(noise)
     rng = np.random.default_rng(seed)
     truth = low_rank(rows, columns, rank, rng)
+    asked = f"data.n={n} data.n_test={n_test} data.rows={rows} data.columns={columns}"
+    check_fits((n + (n_test or 0)) * rows * columns, asked)
 
     def draw(count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         a = rng.standard_normal((count, rows, columns), np.float32) / np.float32(math.sqrt(rows * columns))

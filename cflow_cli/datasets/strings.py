@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cflow_cli.datasets.dataset import Dataset, check_test_size
+from cflow_cli.datasets.dataset import Dataset, check_fits, check_test_size
 from cflow_cli.errors import UserError
 
 
@@ -37,6 +37,7 @@ def continued_strings(
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")
     total = n + (n_test or 0)
+    check_fits(2 * total * length, f"data.n={n} data.n_test={n_test} data.length={length}")
     questions = np.random.default_rng(seed).integers(0, vocabulary, size=(total, length), dtype=np.int32)
     strings = np.concatenate([questions, answer(questions)], axis=1)
     x, y = strings[:, :-1], strings[:, 1:]

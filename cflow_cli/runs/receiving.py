@@ -7,6 +7,7 @@ if the one who starts them vouches for it: for modules with a folder of configs 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,11 @@ _HARMLESS = (
 # Of a launcher's settings those that are shell lines, options of sbatch, or a machine that sends back what is run here.
 _COMMANDS = re.compile(r"launcher\.(setup|additional_parameters|ray\.init)\b")
 
+# Of a logger's settings those that say where it writes or sends to, and what they are where that is the user's own
+# place: the run folder, and the store of MLflow in the folder that the command is given in.
+_SQLITE = "sqlite:///"
+_PLACES = {"folder": None, "uri": _SQLITE + "mlflow.db", "entity": None}
+
 
 def check_run(folder: Path, config: Mapping[str, Any], config_dir: Path | None) -> None:
     """Check a run that is to be continued.
@@ -50,10 +56,38 @@ def check_run(folder: Path, config: Mapping[str, Any], config_dir: Path | None) 
         If it would build what nobody vouches for, or write elsewhere than into its folder.
     """
     targets.check_received(config, folder / "config.yaml", targets.modules_in(config_dir))
+    _check_loggers(folder, config)
     inside = folder.resolve()
     for path in (*folder.glob("*"), *folder.glob("*/*")):
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
             raise UserError(f"{path} is a link that leads out of the run's folder; {_TRUST}")
+
+
+def _check_loggers(folder: Path, config: Mapping[str, Any]) -> None:
+    """That no tracker writes or sends to where the folder says, in its config or in what trackers remembered."""
+    loggers = config.get("logger")
+    for name, settings in loggers.items() if isinstance(loggers, Mapping) else ():
+        settings = settings if isinstance(settings, Mapping) else {}
+        for key in settings.keys() & _PLACES.keys():
+            if settings[key] != _PLACES[key]:
+                raise UserError(
+                    f"{folder / 'config.yaml'} has a logger that goes to logger.{name}.{key}={str(settings[key])[:80]}; "
+                    f"{_TRUST}"
+                )
+        remembered = _remembered(folder / "loggers" / f"{name}.json").get("uri")
+        own = _SQLITE + str(Path(_PLACES["uri"].removeprefix(_SQLITE)).resolve())
+        if remembered not in (None, own):
+            raise UserError(
+                f"{folder / 'loggers' / name}.json has a logger that goes to {str(remembered)[:80]}; {_TRUST}"
+            )
+
+
+def _remembered(path: Path) -> Mapping[str, Any]:
+    try:
+        memory = json.loads(path.read_text(encoding="utf-8"))["memory"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return memory if isinstance(memory, Mapping) else {}
 
 
 def check_sweep(sweep: sweeps.Sweep, config_dir: Path | None) -> None:
@@ -103,7 +137,9 @@ def _check_override(text: str, path: Path, own: set[str]) -> None:
         )
         refused = not word or _COMMANDS.match(key) is not None or key not in _launcher_keys()
     else:
-        refused = key.startswith("hydra") and key not in _HARMLESS
+        refused = (key.startswith("hydra") and key not in _HARMLESS) or (
+            key.startswith("logger") and re.search(rf"\b({'|'.join(_PLACES)})\b", text) is not None
+        )
     if refused:
         raise UserError(f"{path}: {text[:80]} is for the one who starts a sweep to say; {_TRUST}")
     if "${oc." in text:
