@@ -186,7 +186,11 @@ def test_no_tracker_goes_where_a_folder_says(tmp_path, monkeypatch):
     for number, (logger, uri, told) in enumerate(
         (
             ({"mlflow": mlflow | {"uri": "http://their.place"}}, None, r"logger\.mlflow\.uri=http"),
-            ({"csv": {"_target_": target + "csv.CSV", "folder": "/else"}}, None, r"logger\.csv\.folder=/else"),
+            (
+                {"csv": {"_target_": target + "csv.CSV", "folder": "/else"}},
+                None,
+                r"logger\.csv\.folder=/else",
+            ),
             ({"wandb": {"_target_": target + "wandb.WandB", "entity": "they"}}, None, r"wandb\.entity=they"),
             ({"mlflow": mlflow}, "sqlite:////else/mlflow.db", "goes to sqlite:////else"),
             ({"mlflow": mlflow}, f"sqlite:///{tmp_path}/mlflow.db", None),

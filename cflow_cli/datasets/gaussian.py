@@ -50,7 +50,9 @@ def gaussian(
             raise UserError(f"data.{option} must be an integer of at least {least}, got {value!r}")
     count, binary = parse_classes(classes, n, f"{n} points")
     most = max(n, n_test or 0, clusters * count)
-    check_fits(most * features, f"data.n={n} data.n_test={n_test} data.features={features} data.clusters={clusters}")
+    check_fits(
+        most * features, f"data.n={n} data.n_test={n_test} data.features={features} data.clusters={clusters}"
+    )
     centres = np.random.default_rng(seed).normal(scale=separation, size=(clusters * count, features))
 
     def draw(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

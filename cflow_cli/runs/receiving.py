@@ -71,8 +71,8 @@ def _check_loggers(folder: Path, config: Mapping[str, Any]) -> None:
         for key in settings.keys() & _PLACES.keys():
             if settings[key] != _PLACES[key]:
                 raise UserError(
-                    f"{folder / 'config.yaml'} has a logger that goes to logger.{name}.{key}={str(settings[key])[:80]}; "
-                    f"{_TRUST}"
+                    f"{folder / 'config.yaml'} has a logger that goes to "
+                    f"logger.{name}.{key}={str(settings[key])[:80]}; {_TRUST}"
                 )
         remembered = _remembered(folder / "loggers" / f"{name}.json").get("uri")
         own = _SQLITE + str(Path(_PLACES["uri"].removeprefix(_SQLITE)).resolve())
