@@ -11,14 +11,22 @@ from cflow_cli import Problem, simulate
 pytestmark = pytest.mark.optimised
 
 
-@pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rmsprop"])
+OPTIMIZERS = {
+    "gd": optax.sgd(0.5),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": optax.adam(0.01),
+    "adamw": optax.adamw(0.01, weight_decay=0.03),
+    "nadam": optax.nadam(0.01),
+    "adabelief": optax.adabelief(0.01),
+    "adagrad": optax.adagrad(0.03),
+    "rmsprop": optax.rmsprop(optax.cosine_decay_schedule(0.01, 40), decay=0.9, eps_in_sqrt=False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_discrete_equals_a_plain_optax_loop_to_the_bit(name):
-    optimizer = {
-        "gd": optax.sgd(0.5),
-        "momentum": optax.sgd(0.1, momentum=0.9),
-        "adam": optax.adam(0.01),
-        "rmsprop": optax.rmsprop(optax.cosine_decay_schedule(0.01, 40), decay=0.9, eps_in_sqrt=False),
-    }[name]
+    optimizer = OPTIMIZERS[name]
     w0 = start()
     result = simulate(
         Problem.from_function(network, w0), optimizer, processes=["discrete"], steps=40, chunk=15, kick=0.0

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from cflow_cli.optimizers import UpdateMap, scalar_rmsprop
+from cflow_cli.optimizers.hyperparameters import standing_for
 from cflow_cli.optimizers.listing import threshold
 
 N = 5
@@ -225,3 +226,33 @@ def test_an_update_with_its_own_derivative_keeps_its_constants():
     assert update.constants.shape == (0,)
     d, _ = update.linear_response(update.init(w))
     np.testing.assert_allclose(d, 0.1, rtol=1e-12)
+
+
+def test_optimizers_that_differ_in_numbers_alone_are_one_to_a_program():
+    """Not so where their updates, what they close over or what they have to be run with differ."""
+    w = jnp.zeros(N)
+    masked = [optax.masked(optax.scale(-0.1), mask) for mask in (True, False)]
+
+    def scaled_by(a):
+        return optax.GradientTransformation(lambda _: optax.EmptyState(), lambda g, s, _: (-0.1 * a * g, s))
+
+    scaled = [scaled_by(jnp.arange(N) + k) for k in (0, 1)]
+    first = standing_for(optax.adam(0.01), w)
+    assert standing_for(optax.adam(0.02, b1=0.8, eps=1e-6), w) is first
+    others = (
+        optax.adam(0.01, nesterov=True),
+        optax.adamw(0.01),
+        optax.sgd(0.1),
+        optax.adagrad(0.1),
+        *masked,
+        *scaled,
+    )
+    others += (optax.adagrad(0.1, initial_accumulator_value=0.2),)
+    found = {id(standing_for(other, w)) for other in others}
+    assert len(found) == len(others) and id(first) not in found
+    assert standing_for(optax.adam(0.01), jnp.zeros(N + 1)) is not first
+    # Each is itself, whichever stands for it.
+    g = jnp.arange(1.0, N + 1)
+    for lr in (0.01, 0.02):
+        own, update = optax.adam(lr), UpdateMap.of(optax.adam(lr), w)
+        np.testing.assert_array_equal(update(update.init(w), g, w)[1], own.update(g, own.init(w), w)[0])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+from collections.abc import Hashable
 from pathlib import Path
 
 import jax
+
+_last: Hashable = None
 
 
 def make_room() -> None:
@@ -22,6 +25,23 @@ def make_room() -> None:
             crowded = sum(1 for _ in maps) > most / 2
         if crowded:
             forget()
+
+
+def keep_shared(form: Hashable) -> None:
+    """Forget the compiled programs of runs before, unless a run of this form steps them, too.
+
+    So runs of one form share theirs, however many there are in a row, and of others nothing is left.
+
+    Parameters
+    ----------
+    form
+        What tells the programs of one run from those of another, as
+        :attr:`~cflow_cli.engine.simulation.Simulation.form`.
+    """
+    global _last
+    if form != _last:
+        forget()
+    _last = form
 
 
 def forget() -> None:

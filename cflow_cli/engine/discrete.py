@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -47,9 +49,55 @@ def moments_of(optimizer: UpdateMap, state: Any) -> tuple[Array, ...]:
     return tuple(x for x, p in zip(jax.tree.leaves(state), optimizer.parity, strict=True) if p == EVEN)
 
 
-@eqx.filter_jit
+Steps = Callable[..., tuple[DiscreteState, Trajectory]]
+
+
+def steps_of(update: Callable[..., Any]) -> Steps:
+    """The compiled loop of one optax update, whose programs go when it goes: they serve no other.
+
+    The compiler knows the update's numbers, as it does in a plain optax loop, to which this is equal to the bit. With
+    these numbers as arguments Adam's path differs in its last bits.
+
+    Parameters
+    ----------
+    update
+        Of an optax transformation.
+
+    Returns
+    -------
+    callable
+        :func:`run_discrete` with this update.
+    """
+    rest: dict[Any, Any] = {}
+
+    @partial(jax.jit, static_argnames=("form", "rows", "keep_moments"))
+    def compiled(
+        arrays: Any, count: Array, key: Array, kick: Array, form: Any, rows: int, keep_moments: bool
+    ) -> tuple[DiscreteState, Trajectory]:
+        problem, optimizer, state = eqx.combine(arrays, rest[form])
+        return run_discrete(problem, update, optimizer, state, rows, count, key, kick, keep_moments)
+
+    def steps(
+        problem: Problem,
+        optimizer: UpdateMap,
+        state: DiscreteState,
+        rows: int,
+        count: Array,
+        key: Array,
+        kick: Array,
+        keep_moments: bool = False,
+    ) -> tuple[DiscreteState, Trajectory]:
+        arrays, static = eqx.partition((problem, optimizer, state), eqx.is_array)
+        form = jax.tree.structure(static)
+        rest[form] = static
+        return compiled(arrays, count, key, kick, form, rows, keep_moments)
+
+    return steps
+
+
 def run_discrete(
     problem: Problem,
+    update: Callable[..., Any],
     optimizer: UpdateMap,
     state: DiscreteState,
     rows: int,
@@ -62,8 +110,8 @@ def run_discrete(
 
     Parameters
     ----------
-    problem, optimizer, state
-        What is minimised, how, and from where.
+    problem, update, optimizer, state
+        What is minimised, by which optax update, with which response to an oscillation, and from where.
     rows, count
         Steps that the path has room for, and steps to take.
     key, kick
@@ -82,10 +130,7 @@ def run_discrete(
 
     def body(r: Array, carry: tuple[DiscreteState, Trajectory]) -> tuple[DiscreteState, Trajectory]:
         state, path = carry
-        # optax's own update, its numbers known to the compiler: equal to a plain optax loop to the bit.
-        delta, new = optimizer.transformation.update(
-            problem.gradient(state.weights), state.optimizer, state.weights
-        )
+        delta, new = update(problem.gradient(state.weights), state.optimizer, state.weights)
         w = optax.apply_updates(state.weights, delta)
         w = jax.lax.cond(
             kick > 0,

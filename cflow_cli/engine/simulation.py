@@ -4,7 +4,7 @@ Knows nothing of configs, files or terminals: give it a :class:`~cflow_cli.probl
 loop, one chunk at a time::
 
     while simulation.step < steps:
-        discrete, path = run_discrete(problem, optimizer, discrete, count)        # the optimizer, as optax has it
+        discrete, path = take_steps(problem, optimizer, discrete, count)  # the optimizer, as optax has it
         for process in processes:                                                 # side by side, in threads
             state, records = run_chunk(process, problem, context, state, path)    # beside the same path
             # again with a larger block of eigenvectors, from the step for which it had become too small
@@ -14,7 +14,7 @@ loop, one chunk at a time::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -32,7 +32,7 @@ from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
 from cflow_cli.engine.caches import make_room
-from cflow_cli.engine.discrete import DiscreteState, Trajectory, run_discrete
+from cflow_cli.engine.discrete import DiscreteState, Trajectory, steps_of
 from cflow_cli.engine.linear import LinearProcess
 from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
 from cflow_cli.engine.options import Discrete, Linear, SimulationOptions
@@ -101,6 +101,7 @@ class Simulation:
         self.options = options = replace(options or SimulationOptions(), **changes)
         make_room()
         self.problem = problem = problem if start is None else moved_to(problem, start)
+        self._take_steps = steps_of(optimizer.update)
         self.optimizer = UpdateMap.of(optimizer, problem.w0)
         self._check_flows()
         self.discrete, self.takes_over = self._begin(start)
@@ -108,7 +109,7 @@ class Simulation:
         self.eigs = _fit_to(options.eigs, problem.num_parameters)
         self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by _fit_to
         self._kick_key, self._block_key, probe_key = jax.random.split(jax.random.PRNGKey(options.seed), 3)
-        loss, gradient = eqx.filter_jit(lambda p: (p.loss(p.w0), p.gradient(p.w0)))(problem)
+        loss, gradient = _at_start(problem)
         setup = Setup(problem, self.optimizer, self.eigs, np.asarray(gradient), options.seed)
         fixed = tuple(m.prepare(setup) for m in options.measurements)
         self.context = Context(
@@ -172,6 +173,12 @@ class Simulation:
             every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
             return LinearProcess(self.optimizer, every, branches, self.eigs, self.options.measurements)
         return Observer(self.optimizer, self.eigs, self.options.measurements)
+
+    @property
+    def form(self) -> Hashable:
+        """Equal for simulations that step the same compiled programs, whatever their numbers are."""
+        leaves, structure = jax.tree.flatten((self.problem, self.processes))
+        return structure, tuple((a.shape, str(a.dtype)) for a in leaves), self._rows
 
     # --- what there is to see -----------------------------------------------------------------------
 
@@ -287,7 +294,7 @@ class Simulation:
 
     def take_path(self, rows: int, count: int) -> tuple[DiscreteState, Trajectory]:
         """The optimizer ``count`` steps on, and its path with room for ``rows``; the simulation itself stays."""
-        return run_discrete(
+        return self._take_steps(
             self.problem,
             self.optimizer,
             self.discrete,
@@ -378,6 +385,11 @@ class Simulation:
                 raise foreign
             run.restore(state, notes)
             run.process = self._process(run.divided_kind, run.divisible)
+
+
+@eqx.filter_jit
+def _at_start(problem: Problem) -> tuple[Array, Array]:
+    return problem.loss(problem.w0), problem.gradient(problem.w0)
 
 
 def _prefix(name: str) -> str:

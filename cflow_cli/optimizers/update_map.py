@@ -30,7 +30,7 @@ import optax
 from jaxtyping import Array, Float
 
 from cflow_cli.optimizers.classify import COUNTER, EVEN, ODD, classify
-from cflow_cli.optimizers.hyperparameters import constants, with_constants
+from cflow_cli.optimizers.hyperparameters import constants, standing_for, with_constants
 
 State = Any
 Vector = Float[Array, " params"]
@@ -44,7 +44,8 @@ class UpdateMap(eqx.Module):
     Parameters
     ----------
     transformation
-        The optax object, learning rate and sign included (w' = w + Δ).
+        The optax object, learning rate and sign included (w' = w + Δ), or another one that differs from it in
+        ``constants`` alone, so that both are one program.
     size, dtype
         Length n and dtype of the weight vector.
     parity
@@ -82,7 +83,9 @@ class UpdateMap(eqx.Module):
         built = _probed(cls, transformation, w.shape[0], w.dtype)
         # In the precision of the weights: an array of float64 would need it switched on.
         numbers = constants(transformation.update, w, transformation.init(w), w)
-        return replace(built, constants=jnp.asarray(numbers, w.dtype))
+        return replace(
+            built, transformation=standing_for(transformation, w), constants=jnp.asarray(numbers, w.dtype)
+        )
 
     def _with_response(self, leaves: list[np.ndarray]) -> UpdateMap:
         """The same map with what its D tells, at a state with these leaves."""

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -23,9 +23,12 @@ from cflow_cli.config.settings import CHANGEABLE
 from cflow_cli.errors import UserError, one_sentence, wants_traceback
 from cflow_cli.runs import receiving, resuming, sweeps
 from cflow_cli.runs.jobs import execute, prepare
-from cflow_cli.runs.run import RunResult, choices_of, describe_command
+from cflow_cli.runs.run import Prepared, RunResult, choices_of, describe_command
 from cflow_cli.runs.tracking import Describe
 from cflow_cli.storage import RunWriter, files, read_run
+
+if TYPE_CHECKING:
+    from cflow_cli.runs.kernel import KernelJob
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,6 @@ def sweep_job(cfg: DictConfig, reporter: Reporter) -> RunResult | float:
     """
     composing.register_resolvers()
     result = _run_cell(cfg, reporter.describe)
-    _forget_programs()
     if cfg.objective is None:
         return result
     value = reporter.objective(cfg, result.folder) if result.status == "done" else None
@@ -262,7 +264,9 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
         if resuming.is_done(folder, cfg):
             return RunResult(folder, "done")
         _say_which()
-        result = execute(prepare(cfg, folder=folder), folder, describe=describe)
+        prepared = prepare(cfg, folder=folder)
+        _share_programs(prepared)
+        result = execute(prepared, folder, describe=describe)
     except Exception as error:
         if wants_traceback():
             raise
@@ -282,13 +286,11 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     return result
 
 
-def _forget_programs() -> None:
-    """Free the programs of a run: the next has an optimizer of its own and so others, and a sweep hundreds of runs."""
-    if "jax" in sys.modules:
-        # Of a run that was done already, nothing has loaded JAX.
-        from cflow_cli.engine import caches
+def _share_programs(prepared: Prepared | KernelJob) -> None:
+    """Free the programs of the runs before, which a sweep may have hundreds of, unless this one steps them, too."""
+    from cflow_cli.engine import caches
 
-        caches.forget()
+    caches.keep_shared(prepared.simulation.form if isinstance(prepared, Prepared) else object())
 
 
 def _say_which() -> None:

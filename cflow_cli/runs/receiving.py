@@ -35,7 +35,8 @@ _COMMANDS = re.compile(r"launcher\.(setup|additional_parameters|ray\.init)\b")
 # Of a logger's settings those that say where it writes or sends to, and what they are where that is the user's own
 # place: the run folder, and the store of MLflow in the folder that the command is given in.
 _SQLITE = "sqlite:///"
-_PLACES = {"folder": None, "uri": _SQLITE + "mlflow.db", "entity": None}
+_STORE = "mlflow.db"
+_PLACES = {"folder": None, "uri": _SQLITE + _STORE, "entity": None}
 
 
 def check_run(folder: Path, config: Mapping[str, Any], config_dir: Path | None) -> None:
@@ -75,7 +76,7 @@ def _check_loggers(folder: Path, config: Mapping[str, Any]) -> None:
                     f"logger.{name}.{key}={str(settings[key])[:80]}; {_TRUST}"
                 )
         remembered = _remembered(folder / "loggers" / f"{name}.json").get("uri")
-        own = _SQLITE + str(Path(_PLACES["uri"].removeprefix(_SQLITE)).resolve())
+        own = _SQLITE + str(Path(_STORE).resolve())
         if remembered not in (None, own):
             raise UserError(
                 f"{folder / 'loggers' / name}.json has a logger that goes to {str(remembered)[:80]}; {_TRUST}"
