@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from cflow_cli.computing import platform
 from cflow_cli.errors import UserError
 from cflow_cli.losses import MSE, Loss, as_loss
 from cflow_cli.objectives import (
@@ -29,7 +30,7 @@ Block = Float[Array, "block params"]
 
 def each_row(function: Callable[[Weights], Weights], rows: Block) -> Block:
     """``function`` of every row: all at once, but on a CPU, where that was up to twice as slow, in turn."""
-    return jax.lax.map(function, rows) if jax.default_backend() == "cpu" else jax.vmap(function)(rows)
+    return jax.lax.map(function, rows) if platform() == "cpu" else jax.vmap(function)(rows)
 
 
 class Linearization(NamedTuple):

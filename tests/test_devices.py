@@ -95,6 +95,79 @@ def test_four_devices_give_the_numbers_of_one():
     assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-3000:]
 
 
+CHOSEN = """
+import jax
+import numpy as np
+
+from cflow_cli.config import composing
+from cflow_cli.runs.run import prepare
+
+SMALL = ["model.widths=[4]", "data.n=10", "data.n_test=10", "steps=6", "checkpoint.every=3", "lr=0.3", "processes=[discrete,stable]"]
+
+def prepared(device):
+    return prepare(composing.compose([*SMALL, f"device={device}"])).simulation
+
+def places(*trees):
+    return {str(d) for a in jax.tree.leaves(trees) if isinstance(a, jax.Array) for d in a.devices()}
+
+ends = []
+for device in ("cpu:0", "cpu:1"):
+    simulation = prepared(device)
+    for chunk in simulation:
+        if chunk.step == 3:
+            at_pause = simulation.snapshot()
+    resumed = prepared(device)
+    resumed.restore(at_pause)
+    list(resumed)
+    for one in (simulation, resumed):
+        own = (one.problem, one.discrete, one.states, one.context, one.optimizer)
+        assert places(own) == {str(jax.devices()[int(device[-1])])} == places(*jax.tree.leaves(own)), places(own)
+        ends.append(one.weights())
+for end in ends[1:]:
+    for process, w in ends[0].items():
+        np.testing.assert_array_equal(end[process], w)
+print("there")
+"""
+
+
+def test_the_chosen_device_computes():
+    """In all threads, after a resume, and when another one has been chosen before in the same process."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CHOSEN)],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
+            "JAX_PLATFORMS": "cpu",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.endswith("there\n"), done.stderr[-3000:]
+
+
+def test_all_is_computed_in_full_precision_from_python_too():
+    """The loss as it is traced, in whatever thread, sees neither TF32 allowed nor another device than the problem's."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from cflow_cli import Problem, connect, simulate
+
+    seen = set()
+
+    def loss(w):
+        config = jax.config
+        seen.add((config.jax_default_matmul_precision, str(config.jax_default_device)))
+        return jnp.sum(w**4) / 4
+
+    problem = Problem.from_function(loss, jnp.array([1.0, -2.0]))
+    seen.clear()
+    simulate(problem, optax.sgd(0.01), steps=3)
+    connect(problem, [-1.0, 0.0], [1.0, 0.0], "line")
+    assert seen == {("highest", str(jax.devices()[0]))}
+
+
 def test_a_problem_without_examples_cannot_be_divided():
     import jax
     import jax.numpy as jnp

@@ -113,12 +113,10 @@ def _set_up_jax() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
     import jax  # takes a second to load, for which help must not wait
 
-    from cflow_cli.runs.devices import compilation_cache_dir
+    from cflow_cli.computing import keep_programs
 
     jax.config.update("jax_enable_x64", True)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    keep_programs(0)
 
 
 def choose(words: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, list[str]]:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from cflow_cli.computing import platform
+
 # Numbers in a slice of all the rows worked on: 1 MiB in float32 and 2 MiB in float64, a core's own (second) cache.
 _NUMBERS_IN_CACHE = 2**18
 # In shorter slices the work of the loop itself would count, and vector units would idle.
@@ -40,11 +42,7 @@ def in_slices(part: Callable[[Cut], tuple[Any, Any]], length: int, rows: int) ->
     rows
         Rows that a slice has in memory at once; a slice is so short that they stay in a CPU's cache.
     """
-    size = (
-        min(max(_NUMBERS_IN_CACHE // rows, _SHORTEST_SLICE), length)
-        if jax.default_backend() == "cpu"
-        else length
-    )
+    size = min(max(_NUMBERS_IN_CACHE // rows, _SHORTEST_SLICE), length) if platform() == "cpu" else length
     if size == length:
         return part(uncut)
     whole, rest = divmod(length, size)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -28,6 +29,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array
 
+from cflow_cli.computing import beside, keep_programs
 from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
@@ -45,6 +47,8 @@ from cflow_cli.measurements.base import Setup
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 from cflow_cli.records import Column
+
+_T = TypeVar("_T")
 
 # Memory of the path of a chunk, and the longest: what is longer compiles no faster and answers signals late.
 _PATH_BYTES = 256 * 2**20
@@ -100,7 +104,21 @@ class Simulation:
     ) -> None:
         self.options = options = replace(options or SimulationOptions(), **changes)
         make_room()
-        self.problem = problem = problem if start is None else moved_to(problem, start)
+        keep_programs()
+        with beside(problem.w0):
+            self._set_up(problem if start is None else moved_to(problem, start), optimizer, start)
+        self.schema = measuring.schema(self.options.processes, self.options.measurements)
+        fixed = jax.tree.map(np.asarray, self.context.fixed)
+        indices = measuring.indices(self.options.measurements, fixed)
+        self._recorder = Recorder(self.schema, indices, learning_rate)
+        self.learning_rate = learning_rate
+        self._keep_rows, self._chunks = keep_rows, list[Chunk]()
+
+    # --- setting up ---------------------------------------------------------------------------------
+
+    def _set_up(self, problem: Problem, optimizer: optax.GradientTransformation, start: Start | None) -> None:
+        """All that is computed before the first step."""
+        options, self.problem = self.options, problem
         self._take_steps = steps_of(optimizer.update)
         self.optimizer = UpdateMap.of(optimizer, problem.w0)
         self._check_flows()
@@ -119,18 +137,12 @@ class Simulation:
             branch_step=jnp.asarray(self.warm_start, jnp.int32),
             fixed=jax.tree.map(jnp.asarray, fixed),
         )
-        self.schema = measuring.schema(options.processes, options.measurements)
-        self._recorder = Recorder(self.schema, measuring.indices(options.measurements, fixed), learning_rate)
         self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
-        self.learning_rate = learning_rate
-        self._keep_rows, self._chunks = keep_rows, list[Chunk]()
         self._pace = min(_FIRST_CHUNK, self._rows)
         self._running = {
             p.name: Running(p, self._process(p, True), substeps=p.substeps if p.is_flow else 0)
             for p in options.processes
         }
-
-    # --- setting up ---------------------------------------------------------------------------------
 
     def _check_flows(self) -> None:
         flows = [p.name for p in self.options.processes if p.is_flow]
@@ -259,12 +271,17 @@ class Simulation:
         wait = True
         try:
             while self.step < self.steps:
-                yield threads.submit(self._advance, threads).result()
+                yield threads.submit(self._beside_data, self._advance, threads).result()
         except KeyboardInterrupt:
             wait = False  # XLA's compiler cannot be stopped
             raise
         finally:
             threads.shutdown(wait=wait, cancel_futures=True)
+
+    def _beside_data(self, function: Callable[..., _T], *args: Any, **settings: Any) -> _T:
+        """What JAX is told of a device and of precision holds in one thread."""
+        with beside(self.problem.w0):
+            return function(*args, **settings)
 
     def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
         began, first, begin = time.monotonic(), self.step, self.discrete
@@ -275,7 +292,8 @@ class Simulation:
                 run.begin(self._initial(run, begin, self._least_block), first)
         at_work = [r for r in self._running.values() if r.state is not None and not r.status.stops]
         compared = self._compare(at_work, path, first)
-        parts = list(threads.map(lambda run: self._advance_process(run, path, first, count), at_work))
+        advance = partial(self._beside_data, self._advance_process, path=path, first=first, count=count)
+        parts = list(threads.map(advance, at_work))
         records = [p for part in parts for p in part[0]]
         chunk = self._recorder.chunk(first, first + count, records, compared)
         chunk.messages.extend(m for part in parts for m in part[1])
@@ -294,7 +312,8 @@ class Simulation:
 
     def take_path(self, rows: int, count: int) -> tuple[DiscreteState, Trajectory]:
         """The optimizer ``count`` steps on, and its path with room for ``rows``; the simulation itself stays."""
-        return self._take_steps(
+        return self._beside_data(
+            self._take_steps,
             self.problem,
             self.optimizer,
             self.discrete,
@@ -371,6 +390,9 @@ class Simulation:
         UserError
             If it is not a snapshot of such a simulation.
         """
+        self._beside_data(self._restore, snapshot)
+
+    def _restore(self, snapshot: Snapshot) -> None:
         foreign = UserError("the checkpoint does not belong to a run with these settings")
         known = snapshot.header["processes"]
         discrete = filled(self.discrete, snapshot.arrays, "discrete")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from cflow_cli.computing import platform
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.flows import sdcp
 from cflow_cli.flows.base import FlowState, Linearised, Oscillation, StepInfo, linearise
@@ -151,4 +152,4 @@ def suitable_batch() -> int:
     On a processor single ones were measured no slower than batches, and they need less memory; three divide k(k+1)/2 or
     leave one over.
     """
-    return 1 if jax.default_backend() == "cpu" else 3
+    return 1 if platform() == "cpu" else 3

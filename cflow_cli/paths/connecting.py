@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cflow_cli.computing import beside_problem
 from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.units import Units
 from cflow_cli.paths import curves, dropout
@@ -124,6 +125,7 @@ class Path:
         }
 
 
+@beside_problem
 def connect(
     problem: Problem,
     a: Any,
@@ -264,6 +266,7 @@ class Plane:
         return (weights.astype(float) - self.origin) @ self.axes.T
 
 
+@beside_problem
 def plane(
     problem: Problem, a: np.ndarray, b: np.ndarray, c: np.ndarray, *, size: int = 25, margin: float = 0.25
 ) -> Plane:

@@ -10,12 +10,13 @@ from omegaconf import DictConfig
 
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import Checked
+from cflow_cli.config.settings import Settings
 from cflow_cli.engine.options import SimulationOptions
 from cflow_cli.engine.simulation import Simulation
 from cflow_cli.engine.snapshot import Start
+from cflow_cli.errors import UserError
 from cflow_cli.models import check_pair
 from cflow_cli.problem import Problem
-from cflow_cli.runs.devices import several_devices
 
 
 class Trained(NamedTuple):
@@ -56,6 +57,22 @@ def parameters(model: Any, dtype: str) -> Any:
     """What of a model is trained, in the precision of the run."""
     trainable = eqx.filter(model, eqx.is_inexact_array)
     return jax.tree.map(lambda array: array.astype(dtype), trainable)
+
+
+def several_devices(settings: Settings) -> list[Any]:
+    """The devices that share the data; none where one has it all."""
+    kind, _, index = settings.device.partition(":")
+    if settings.devices == 1:
+        return []
+    if index:
+        raise UserError(
+            f"device={settings.device} is one device; with devices= give only its kind: device={kind}"
+        )
+    found = jax.devices(None if kind == "auto" else kind)
+    wanted = settings.devices or len(found)
+    if wanted > len(found):
+        raise UserError(f"devices={wanted}: JAX sees only {len(found)} here; devices=all takes what there is")
+    return list(found[:wanted]) if wanted > 1 else []
 
 
 def simulation(
