@@ -12,7 +12,7 @@ SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --co
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: demo test check accuracy bench figures zoo chaos docs architecture lint hooks lock dist release-check clean
+.PHONY: demo test check accuracy bench figures zoo paper-check chaos docs architecture lint hooks lock dist release-check clean
 
 $(VENV)/.run: pyproject.toml uv.lock
 	command -v uv > /dev/null || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
@@ -56,6 +56,9 @@ figures: $(VENV)/.run  ## every figure of the papers, small, with its claims che
 
 zoo: $(VENV)/.dev  ## cost of every model's derivatives, and its run through the edge; needs CIFAR-10
 	$(BIN)/python -m benchmarks.zoo
+
+paper-check: $(VENV)/.dev  ## whether runs of paper size start, on few examples; needs CIFAR-10
+	$(BIN)/python -m benchmarks.papers
 
 chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
 	$(BIN)/python -m benchmarks.chaos

@@ -118,6 +118,22 @@ def test_shape_dtype_and_determinism(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_derivatives_lower_for_cuda_without_what_is_slow_there(name):
+    """Products and sums alone: no gather, scatter or sort, and no call into a library or back into Python.
+
+    But the entries of a matrix that are known are picked out of it.
+    """
+    problem = Problem.from_model(build(name, data_for(name)), data_for(name), mse(), "float32")
+    w = problem.w0
+    rows = jnp.stack([w, w])
+    for derivative in (lambda w: problem.linearize(w).hvp(rows), lambda w: problem.third(w, w, w)):
+        text = str(jax.export.export(jax.jit(derivative), platforms=["cuda"])(w).mlir_module())
+        assert "dot_general" in text or "convolution" in text
+        slow = r"custom_call|stablehlo\.\w*(gather|scatter|sort)"
+        assert bool(re.search(slow, text)) == (name == "matrix_factorisation")
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_examples_do_not_meet(name):
     """The outputs of an example are the same whatever else is in the batch: no statistic of the batch."""
     data = data_for(name)

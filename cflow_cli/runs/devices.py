@@ -30,7 +30,11 @@ def configure_jax(settings: Settings) -> Any:
         found = jax.devices(kind)
     except RuntimeError:
         here = sorted({device.platform for device in jax.devices()})
-        extra = "; for an NVIDIA GPU: pip install 'cflow-cli[cuda]'" if kind in ("gpu", "cuda") else ""
+        extra = (
+            "; for an NVIDIA GPU: pip install 'cflow-cli[cuda]' (cuda13 for CUDA 13)"
+            if kind in ("gpu", "cuda")
+            else ""
+        )
         raise UserError(
             f"device={settings.device}: JAX has no {kind} here, only {', '.join(here)}{extra}"
         ) from None
