@@ -140,6 +140,25 @@ def test_nothing_compiles_after_the_first_chunks(network):
     assert compiled == []
 
 
+def test_another_learning_rate_traces_the_loop_of_the_optimizer_alone():
+    """What a sweep in one process lives on; a loss that counts how often it is traced tells."""
+    traced = []
+
+    def loss(w):
+        traced.append(1)
+        return jnp.sum((w**2 - 1) ** 2)
+
+    problem = Problem.from_function(loss, jnp.array([0.5, -2.0, 0.1]))
+    traced.clear()
+    list(Simulation(problem, optax.adam(0.01), steps=8))
+    first = len(traced)
+    traced.clear()
+    other = Simulation(problem, optax.adam(0.02, b2=0.9), steps=8)
+    assert not traced
+    list(other)
+    assert 0 < len(traced) <= first / 5
+
+
 @pytest.mark.slow
 def test_a_start_far_above_the_edge_comes_down_to_it(network):
     result = simulate(network, optax.sgd(0.7), steps=100, processes=["central"])
