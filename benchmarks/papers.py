@@ -21,7 +21,7 @@ import pandas as pd
 
 from cflow_cli.figures.experiment import find
 from cflow_cli.report.tables import markdown
-from cflow_cli.results.result import load
+from cflow_cli.storage import read_run
 
 STEPS = 3
 FEW = "40"
@@ -58,12 +58,13 @@ def complaint(command: str, folder: Path) -> str:
     """What is wrong with a run that says it is done, "" where nothing is."""
     if command == "kernel":
         return "" if any(folder.glob("*.parquet")) else "no table"
-    result = load(folder)
-    steps = result.metrics.groupby("process").size()
-    missing = [name for name in result.manifest["processes"] if not steps.get(name)]
+    run = read_run(folder)
+    processes = run.metrics.groupby("process", observed=True)
+    steps = processes.size()
+    missing = [name for name in run.manifest["processes"] if not steps.get(name)]
     if missing:
         return f"no step of {', '.join(missing)}"
-    last = result.metrics.groupby("process").tail(1)
+    last = processes.tail(1)
     return "" if last["loss"].map(pd.notna).all() else "a loss that is not finite"
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cflow_cli.computing import platform
 from cflow_cli.errors import UserError
@@ -195,6 +195,23 @@ class Problem(eqx.Module):
         train = lambda p: [a for a in (p.objective.x, p.objective.y, p.objective.mask) if a is not None]  # noqa: E731
         places = eqx.tree_at(train, places, [divided] * len(train(arrays)))
         return eqx.combine(jax.device_put(arrays, places), rest)
+
+    def on_batch(self, numbers: Int[Array, " batch"]) -> Problem:
+        """The same loss on some of the training examples, of which it is the mean; it may be traced.
+
+        Parameters
+        ----------
+        numbers
+            Which examples, shape (b,).
+
+        Raises
+        ------
+        UserError
+            For a problem from a function, which has no examples.
+        """
+        own = self._model_objective("examples")
+        x, y, mask = (None if a is None else a[numbers] for a in (own.x, own.y, own.mask))
+        return Problem(self.w0, replace(own, x=x, y=y, mask=mask, microbatch=None))
 
     def linearised(self, anchor: Weights) -> Problem:
         """The same loss of the network linearised in its weights, f(a) + J(a)(w − a) with J = ∂f/∂w.

@@ -92,8 +92,50 @@ class Linear:
         return self.anchor == "branch"
 
 
+@dataclass(frozen=True)
+class Minibatch:
+    """The same optimizer on mini-batches, from the start of the full-batch run.
+
+    Its equations are in :mod:`cflow_cli.engine.minibatch`.
+
+    Parameters
+    ----------
+    batch_size
+        Examples in a batch.
+    order
+        ``epoch``: each example once before any comes again; ``chance``: each batch drawn anew.
+    seed
+        Of the batches.
+    every
+        Steps between two looks at the full batch's spectrum, which cost more than a step.
+    """
+
+    batch_size: int = 20
+    order: str = "epoch"
+    seed: int = 0
+    every: int = 10
+
+    name: ClassVar[str] = "minibatch"
+    is_flow: ClassVar[bool] = False
+    branches: ClassVar[bool] = False
+    first_step: ClassVar[int] = 0
+    switch: ClassVar[bool] = False
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("batch_loss", "float64", "loss", "loss of the mini-batch that the step is taken on"),
+    )
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        if self.order not in ("epoch", "chance"):
+            raise ValueError(f"order must be epoch or chance, got {self.order}")
+        for name in ("batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
 BUILT_IN: dict[str, Any] = {
-    kind.name: kind for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge, Linear)
+    kind.name: kind
+    for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge, Linear, Minibatch)
 }
 """Every process that comes with the package, by its name."""
 

@@ -36,8 +36,9 @@ from cflow_cli.engine import measuring
 from cflow_cli.engine.caches import make_room
 from cflow_cli.engine.discrete import DiscreteState, Trajectory, steps_of
 from cflow_cli.engine.linear import LinearProcess
+from cflow_cli.engine.minibatch import MinibatchProcess
 from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
-from cflow_cli.engine.options import Discrete, Linear, SimulationOptions
+from cflow_cli.engine.options import Discrete, Linear, Minibatch, SimulationOptions
 from cflow_cli.engine.processes import Context, FlowProcess, Observer, Process
 from cflow_cli.engine.recording import Chunk, Recorder
 from cflow_cli.engine.running import Running
@@ -184,6 +185,18 @@ class Simulation:
             self.problem.linearised(self.problem.w0)  # says so where there is no network
             every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
             return LinearProcess(self.optimizer, every, branches, self.eigs, self.options.measurements)
+        if isinstance(kind, Minibatch):
+            examples = self.problem.num_examples
+            if kind.batch_size > examples:
+                raise UserError(
+                    f"processes.minibatch.batch_size={kind.batch_size} is more than the {examples} examples"
+                    if examples
+                    else "minibatch needs examples to make batches of, and this problem is a function of the "
+                    "weights; take it out of the processes"
+                )
+            key, every = jax.random.PRNGKey(kind.seed), jnp.asarray(kind.every, jnp.int32)
+            batches = (key, every, kind.batch_size, kind.order)
+            return MinibatchProcess(self.optimizer, *batches, self.eigs, self.options.measurements)
         return Observer(self.optimizer, self.eigs, self.options.measurements)
 
     @property

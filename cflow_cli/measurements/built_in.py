@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cflow_cli.measurements.base import Measurement
+from cflow_cli.measurements.batch_sharpness import BatchSharpness
 from cflow_cli.measurements.coordinates import Coordinates
 from cflow_cli.measurements.distances import Distances
 from cflow_cli.measurements.evaluation import Evaluation
@@ -37,5 +38,6 @@ BUILT_IN: dict[str, type[Measurement]] = {
         OutputHessian,
         SingularValues,
         Imbalance,
+        BatchSharpness,
     )
 }

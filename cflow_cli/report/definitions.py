@@ -36,10 +36,15 @@ OBSERVED = ("discrete", "midpoint")
 """Processes that are the real optimizer; every other process is a flow."""
 
 
-AT_REST = ("stable", "linear")
+AT_REST = ("stable", "linear", "minibatch")
 """Models without an oscillation: no step of theirs holds S_eff at 2, and of their spectrum the largest is followed."""
 
-_NAMES = {"discrete": "optimizer", "midpoint": "midpoints", "linear": "linearised network"}
+_NAMES = {
+    "discrete": "optimizer",
+    "midpoint": "midpoints",
+    "linear": "linearised network",
+    "minibatch": "mini-batches",
+}
 
 
 def is_flow(process: str) -> bool:

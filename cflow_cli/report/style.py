@@ -17,8 +17,9 @@ COLOURS: dict[str, str] = {
     "edge": "#CC79A7",
     "ablated": "#E69F00",
     "linear": "#7F3C8D",
+    "minibatch": "#8C6D31",
 }
-_OTHERS = ("#999999", "#8C6D31", "#11A579", "#80BA5A")
+_OTHERS = ("#999999", "#11A579", "#80BA5A")
 
 # Dashes tell lines apart where colour cannot: on paper, and where one covers another.
 DASHES: dict[str, Any] = {

@@ -169,7 +169,9 @@ def summarise(run: Run, name: str | None = None) -> Summary:
 
     witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
     branch = _branch(run, metrics, flows)
-    moving = [flow for flow in flows if flow != "linear"]  # those that follow S_eff as it changes
+    moving = [
+        flow for flow in flows if flow not in ("linear", "minibatch")
+    ]  # those that follow S_eff as it changes
     edge = onset = None
     if witness:
         edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
