@@ -75,9 +75,12 @@ class Case:
 CASES = {
     "digits": Case((), 70, settle=40, chunk=50),
     "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
-    # The linearised network does not sharpen: one look at its spectrum falls into each chunk.
-    "digits-linear": Case(("processes=[discrete,central,linear]",), 70, settle=50, chunk=50),
+    # Linearised before the edge: at it, it diverges. It does not sharpen: one look at its spectrum falls into a chunk.
+    "digits-linear": Case(("processes=[discrete,central,linear]",), 20, settle=50, chunk=50),
     "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
+    "cifar-mlp-two-phase": Case(
+        (*IMAGES, "lr=0.02", "processes=[discrete,midpoint,stable,central,two_phase]"), 875
+    ),
     "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.third_derivatives_every=2"), 875),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
     "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from cflow_cli.datasets.dataset import Dataset
 from cflow_cli.datasets.digits import digits
 from cflow_cli.engine import snapshot
 from cflow_cli.errors import UserError
-from cflow_cli.kernels import duals, recursion
+from cflow_cli.kernels import duals, empirical, recursion
 from cflow_cli.kernels.empirical import tangent_kernel
 from cflow_cli.kernels.recursion import InfiniteKernel
 from cflow_cli.kernels.regression import gradient_descent, regress
@@ -221,12 +223,15 @@ def test_without_hidden_layers_the_kernel_is_that_of_the_limit(parametrisation, 
     np.testing.assert_allclose(finite, infinite, rtol=1e-12)
 
 
-def test_the_tangent_kernel_is_that_of_the_jacobian():
+@pytest.mark.parametrize("rows", [2, 5])
+def test_the_tangent_kernel_is_that_of_the_jacobian(rows, monkeypatch):
+    """Whether the gradients of all inputs fit into memory, or only those of two at a time."""
     data = dataset(5, 4)
     model = MLP(data, jax.random.PRNGKey(0), widths=(6,))
     problem = Problem.from_model(model, data, MSE(), "float64")
     jacobian = jax.jacobian(lambda w: problem.objective.apply(w, problem.objective.x))(problem.w0)
     wanted = np.einsum("iop,jop->ij", jacobian, jacobian) / 3
+    monkeypatch.setattr(empirical, "_LARGEST", rows * problem.num_parameters)
     found = tangent_kernel(problem.objective.apply, problem.w0, problem.objective.x)
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
@@ -326,7 +331,8 @@ def test_empirical_kernels_and_their_distance_to_the_limit(tmp_path):
     assert 0.01 < distance < 0.6 and found.value("distance", seed=1) == pytest.approx(distance)
 
 
-def test_an_interrupted_kernel_goes_on_to_the_same_numbers(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_kernel_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    """By ``cflow resume`` as installed."""
     words = ["model=fc", "model.depth=3", "model.parametrisation=ntk", *SMALL]
     whole = kernel_at(tmp_path / "whole", *words)
     monkeypatch.setattr(recursion, "_BATCH", 100)
@@ -342,8 +348,12 @@ def test_an_interrupted_kernel_goes_on_to_the_same_numbers(tmp_path, monkeypatch
     folder = tmp_path / "cut"
     assert execute(folder, *words).status == "interrupted"
     assert "at pair 300 of 410" in read_kernel(folder).manifest["reason"] and read_kernel(folder).table.empty
-    resumed = kernel_at(folder, *words)
-    assert "continuing from pair 300 of 410" in capsys.readouterr().out
+    command = [Path(sys.executable).with_name("cflow"), "resume", folder]
+    onward = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    assert onward.returncode == 0 and "continuing from pair 300 of 410" in onward.stdout, onward.stderr
+    resumed = read_kernel(folder)
     for name, matrix in whole.matrices.items():
         np.testing.assert_allclose(resumed.matrices[name], matrix, rtol=1e-13)
     assert not (folder / "unfinished.npz").exists() and main(["verify", str(folder)]) == 0

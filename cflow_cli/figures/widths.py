@@ -14,10 +14,10 @@ FITTED = 0.01
 
 # Network -> its name and overrides; rates are about half of the largest that is stable at the start.
 ONE = ("1 hidden layer", ["model.depth=2"])
-THREE = ("3 hidden layers", ["model.depth=4", "lr=2", "steps=60"])
-SHALLOW = {"mini": (32, 256, 2048), "paper": (32, 64, 128, 256, 512, 1024, 2048)}
-DEEP = {"mini": (16, 64, 256), "paper": (16, 32, 64, 128, 256, 512)}
-SEEDS = {"mini": 3, "paper": 5}
+THREE = ("3 hidden layers", ["model.depth=4", "lr=2", "steps=80"])
+SHALLOW = {"mini": (32, 128, 512, 2048), "paper": (32, 64, 128, 256, 512, 1024, 2048)}
+DEEP = {"mini": (16, 32, 64, 128, 256), "paper": (16, 32, 64, 128, 256, 512)}
+SEEDS = 5
 
 Networks = Mapping[str, tuple[str, Sequence[str]]]
 Widths = Mapping[str, Mapping[str, Sequence[int]]]
@@ -34,7 +34,7 @@ def runs(networks: Networks, widths: Widths, size: str) -> dict[str, list[str]]:
         ]
         for network, (_, overrides) in networks.items()
         for width in widths[network][size]
-        for seed in range(SEEDS[size])
+        for seed in range(SEEDS)
     }
 
 
