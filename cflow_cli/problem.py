@@ -279,6 +279,11 @@ class Problem(eqx.Module):
         return self.objective.places(self.w0) if isinstance(self.objective, ModelObjective) else None
 
     @property
+    def unravel(self) -> Callable[[Weights], Any] | None:
+        """What makes layers and matrices of the flat vector; None for a problem from a function."""
+        return self.objective.unravel if isinstance(self.objective, ModelObjective) else None
+
+    @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""
         return self.w0.shape[0]

@@ -68,11 +68,11 @@ _SENTENCES = {
     ),
     Status.SDCP_NOT_CONVERGED: (
         "the oscillation covariance does not meet its complementarity conditions; "
-        "raise the flow's substeps, as in processes.central.substeps=2, or lower lr"
+        "raise the flow's substeps, as in processes.central.substeps=2 (elementwise optimizers), or lower lr"
     ),
     Status.OFF_THE_EDGE: (
         "the effective sharpness left 2 although the step was to hold it there: curvature changes too much in one "
-        "step; raise the flow's substeps, as in processes.central.substeps=8, or lower lr"
+        "step; raise the flow's substeps, as in processes.central.substeps=8 (elementwise optimizers), or lower lr"
     ),
     Status.DIVERGED: "the loss became non-finite or exploded; try a smaller lr",
     Status.TOO_SHARP: "the effective sharpness passed eigs.max_sharpness and the process was stopped",

@@ -18,7 +18,7 @@ import optax
 
 from cflow_cli import Problem
 from cflow_cli.curvature.options import EigsOptions
-from cflow_cli.flows.options import Ablated, Central, Edge, Flow, Rod, Stable, Stationary
+from cflow_cli.flows.options import Ablated, Central, Edge, Flow, Rod, Stable, Stationary, TwoPhase
 from cflow_cli.optimizers import adam_uncorrected, scalar_adam, scalar_rmsprop, with_weight_decay
 
 STEPS, JUMP = 14, 10
@@ -84,6 +84,8 @@ OPTIMIZERS = {
     "decayed": OptimizerRow(lambda lr: with_weight_decay(optax.rmsprop(lr, eps_in_sqrt=False), lr, 0.1)),
     "yogi": OptimizerRow(optax.yogi),
 }
+# Those that are not elementwise: tests/test_operator_map.py and tests/test_operator_flow.py.
+OPERATORS = ("adafactor", "clipped", "lamb", "lars", "normalised_gd", "shampoo")
 UNIFORM = ("gd", "momentum", "nesterov")
 
 
@@ -148,5 +150,6 @@ FLOWS = {
     ),
     "rod": FlowRow(Rod(), ("gd",), {}, grows=("gd", 1)),
     "edge": FlowRow(Edge(), ("gd",), dict.fromkeys(all_but("gd"), "gradient descent only"), grows=("gd", 1)),
+    "two_phase": FlowRow(TwoPhase(), SHORT, {}, is_optimizer=True, grows=("gd", 1)),
     "modified": FlowRow(tutorial(), ("gd",), {}),
 }

@@ -170,7 +170,7 @@ def test_completion(line, expected):
     ("line", "expected"),
     [
         ("cflow run opt", "optimizer=|optimizer.|"),
-        ("cflow run optimizer=ada", "adabelief |adagrad |adam |adam_uncorrected |adamw |"),
+        ("cflow run optimizer=ada", "adabelief |adafactor |adagrad |adam |adam_uncorrected |adamw |"),
         ("cflow run device=cu", "cuda |"),
         ("cflow run 'processes=[discrete,c", "processes=[discrete,central|"),
     ],

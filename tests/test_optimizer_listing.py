@@ -141,6 +141,12 @@ def test_yogi_is_listed_with_the_flows_it_has():
     (row,) = described(["yogi"])
     assert (
         row.refusal is not None
-        and row.refusal.startswith("stable and rod only")
+        and row.refusal.startswith("stable, rod and two_phase only")
         and row.threshold is not None
     )
+
+
+def test_an_optimizer_with_norms_is_listed_with_the_flows_it_has():
+    (row,) = described(["clipped"])
+    assert row.refusal is not None and row.refusal.startswith("stable and central")
+    assert row.threshold is None

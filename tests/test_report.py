@@ -33,9 +33,11 @@ from cflow_cli.measurements.evaluation import Evaluation
 from cflow_cli.measurements.step_smoothness import StepSmoothness
 from cflow_cli.records import EIGENVALUES, METRICS
 from cflow_cli.report import (
+    bursts,
     comparison,
     curves,
     definitions,
+    gathering,
     objective,
     overview,
     page,
@@ -47,7 +49,7 @@ from cflow_cli.report import (
     terminal,
     watching,
 )
-from cflow_cli.storage import RunWriter, find_runs, manifests, read_run
+from cflow_cli.storage import RunWriter, checkpoints, find_runs, manifests, read_run
 
 STEPS, BRANCH, ONSET = 400, 6, 120
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -85,6 +87,9 @@ def fabricate(
     reason: str | None = None,
     b2: float = 0.99,
     diverges: bool = False,
+    sigma_trace: float = np.nan,
+    oscillation: dict[str, Any] | None = None,
+    more: str = "",
 ) -> None:
     """Write a run whose loss is a line plus an oscillation of period 2; its flows miss it by a known part."""
     t = np.arange(steps)
@@ -118,6 +123,7 @@ def fabricate(
         effective_sharpness=np.minimum(1.001 + t / 100, 2),
         num_critical=np.where(t < 98, 0, 3),
         distance_to_discrete=1e-3 * t,
+        sigma_trace=sigma_trace,
         status=labels,
     )
     stop = len(t) if stable_stops is None else stable_stops + 1 - BRANCH
@@ -131,8 +137,8 @@ def fabricate(
     parts = [discrete, midpoint, central, stable]
     writer = RunWriter(folder)
     writer.start(
-        {"choices": {"model": "mlp"}, "steps": STEPS, "num_parameters": 7},
-        CONFIG.format(lr=lr, seed=seed, b2=b2),
+        {"choices": {"model": "mlp"}, "steps": STEPS, "num_parameters": 7, "oscillation": oscillation},
+        CONFIG.format(lr=lr, seed=seed, b2=b2) + more,
     )
     writer.write(
         {name: np.concatenate([part[name] for part in parts]) for name in discrete},
@@ -182,7 +188,7 @@ def test_every_quantity_has_its_closed_form(tmp_path: Path) -> None:
     assert got.values["grad_error_stable"] is None
     assert got.notes == (
         "central: sdcp_not_converged at 7 of 394 steps: the oscillation covariance does not meet its "
-        "complementarity conditions; raise the flow's substeps, as in processes.central.substeps=2, or lower lr",
+        "complementarity conditions; raise the flow's substeps, as in processes.central.substeps=2 (elementwise optimizers), or lower lr",
     )
 
 
@@ -851,3 +857,48 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
         RunWriter(tmp_path / name).start({})
     assert summary.names_of(find_runs([tmp_path])) == ["other/0", "sweep/0", "sweep/1"]
     assert tables.format_value(None, "number") == "–"
+
+
+def test_the_burst_number_has_its_closed_form() -> None:
+    """S_eff rises by 0.01 per step to 2, an oscillation from ε = 1e-4 to σ = 0.1: B = √(2 · 0.01 · 3 · ln 1000)."""
+    t = np.arange(300)
+    metrics = pd.DataFrame(
+        {
+            "step": t,
+            "process": "central",
+            "effective_sharpness": np.minimum(0.01 * t, 2),
+            "sigma_trace": np.where(t < 198, 0, 0.01),
+        }
+    )
+    number = bursts.burst_number(metrics, 198, growth=3.0, noise=1e-4)
+    np.testing.assert_allclose(number, np.sqrt(0.06 * np.log(1000)), rtol=1e-12)
+    assert np.isnan(bursts.burst_number(metrics, None, 3.0, 1e-4))
+
+
+@pytest.mark.parametrize(("second_moments", "told"), [(False, True), (True, False)], ids=["momentum", "adam"])
+def test_of_a_momentum_with_bursts_the_central_flow_is_not_to_be_believed(
+    tmp_path: Path, second_moments: bool, told: bool
+) -> None:
+    oscillation = {"growth": 19.0, "noise": 1e-9, "second_moments": second_moments}
+    fabricate(tmp_path / "run", sigma_trace=1e-2, oscillation=oscillation)
+    got = summary.summarise(read_run(tmp_path / "run"))
+    assert got.get("burst_number") > 0.5
+    assert any("processes=[discrete,midpoint,stable,central,two_phase]" in note for note in got.notes) == told
+
+
+def test_runs_that_differ_in_their_kicks_measure_what_a_flow_could_reach(tmp_path: Path) -> None:
+    """On a line: runs at 1, 2 and 6 that swing by ±1, the stable flow at 0, the central flow at 4."""
+    for k, w in enumerate((1.0, 2.0, 6.0)):
+        fabricate(tmp_path / str(k), more=f"kick_seed: {k}\n")
+        arrays = {
+            "discrete.weights": np.array([w + 1]),
+            "discrete.before": np.array([w - 1]),
+            "stable.process.weights": np.array([0.0]),
+            "central.process.weights": np.array([4.0]),
+        }
+        checkpoints.save(tmp_path / str(k), {"step": STEPS}, arrays, 1)
+    first, _, last = gathering.gather([tmp_path]).begun
+    assert (first.get("floor"), last.get("floor")) == (2 / 2, 5.5 / 7)
+    assert (first.get("pair"), last.get("pair")) == (2 / 2, 5.5 / 7)
+    assert first.get("ens_central") == pytest.approx(1 / 3)
+    assert gathering.gather([tmp_path / "0", tmp_path / "1"]).begun[0].get("floor") is None

@@ -243,3 +243,17 @@ def test_a_run_shorter_than_its_optimizers_warm_start_has_no_flow_yet():
     assert (short.warm_start, long.warm_start) == (3, 5)
     long.restore(short.snapshot())
     assert long.step == 3 and "stable" not in long.states
+
+
+def test_kicks_have_a_seed_of_their_own(network):
+    """That of the run, unless it is given: other kicks, and all else the same."""
+
+    def run(**seeds):
+        return simulate(network, GD, steps=3, processes=["discrete"], measurements=(), **seeds).weights[
+            "discrete"
+        ]
+
+    usual = run(seed=1)
+    np.testing.assert_array_equal(run(seed=1, kick_seed=1), usual)
+    other = np.linalg.norm(run(seed=1, kick_seed=2) - usual)
+    assert 1e-3 < other < 5e-3  # two sums of three kicks of norm 1e-3

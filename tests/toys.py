@@ -70,6 +70,7 @@ class Simulated:
         self.warm_start, self.counts, self.step, self.steps = 0, {}, 0, 6
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
         self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
+        self.optimizer = SimpleNamespace(refusal="nothing is optimised here")
         self.columns, self.kinds = records.METRICS, records.KINDS
 
     def snapshot(self):

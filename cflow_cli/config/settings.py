@@ -265,6 +265,13 @@ class Settings:
             not_negative,
         )
     )
+    kick_seed: int | None = field(
+        metadata=_setting(
+            "of the kicks alone; null for seed: kick_seed=range(6) has the same run with other kicks",
+            f"a whole number from 0 to {2**32 - 1}, or null",
+            unless(None, whole_from(0, 2**32 - 1)),
+        )
+    )
     devices: int | None = field(
         metadata=_setting(
             "devices that share the data; all for as many as JAX sees",

@@ -23,7 +23,7 @@ MatVec = Callable[[Rows], Rows]
 
 # Pairs that are only watched may be this much less accurate: the error of an eigenvalue is of the order of its residual
 # squared, at the default tolerance (5 · 0.03)² or 2 % of it.
-_SLACK_BELOW_CRITICAL = 5.0
+SLACK_BELOW_CRITICAL = 5.0
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -111,6 +111,21 @@ def _ritz_coefficients(
         return (gram(cut(rows), cut(rows)), gram(cut(rows), cut(products))), None
 
     (m, t), _ = in_slices(part, rows.shape[1], 2 * len(rows))
+    return ritz_of_grams(m, t, size)
+
+
+def ritz_of_grams(
+    m: Float[Array, "rows rows"], t: Float[Array, "rows rows"], size: int
+) -> tuple[Float[Array, " size"], Float[Array, "size rows"]]:
+    """Largest ``size`` values of the pencil t c = λ m c, and the coefficients c.
+
+    Parameters
+    ----------
+    m, t
+        Inner products of some rows with each other, and with their products.
+    size
+        Number of values; the first rows are those that the vectors follow.
+    """
     white, good = _whiten(m)
     t = white @ t @ white.T
     t = (t + t.T) / 2
@@ -185,7 +200,7 @@ def track(
         first = jnp.arange(size) == 0
         wanted = (pairs.values > above) | first
         scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * jnp.max(jnp.abs(pairs.values)))
-        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, _SLACK_BELOW_CRITICAL)
+        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, SLACK_BELOW_CRITICAL)
         return jnp.any(wanted & (pairs.residuals > allowed * scale))
 
     def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:

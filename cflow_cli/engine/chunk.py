@@ -65,7 +65,7 @@ def run_chunk(
     settled
         Step from which the eigenvectors only have to follow; before it a new block may take many iterations.
     """
-    rows = path.step_size.shape[0]
+    rows = path.weights.shape[0] - 2  # there is one iterate before the first step and one after the last
     block = process.rows(state.process).shape[0]
     full = block >= process.eigs.max_tracked
 
@@ -75,7 +75,7 @@ def run_chunk(
             before=path.weights[r],
             weights=path.weights[r + 1],
             after=path.weights[r + 2],
-            step_size=path.step_size[r],
+            step_size=jax.tree.map(lambda a: a[r], path.step_size),
             moments=tuple(m[r] for m in path.moments),
             iterations=jnp.where(first + r < settled, NEW_BLOCK_ITERATIONS, process.eigs.max_iterations),
         )

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cflow_cli.optimizers.classify import EVEN
+from cflow_cli.optimizers.operator_map import Held, OperatorMap
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 
@@ -34,18 +35,20 @@ class Trajectory(NamedTuple):
     weights
         Iterates, with one row of context before the first step: row 1 + r is step ``first`` + r.
     step_size
-        D of each step, shape (rows, n) or (rows, 1); row r is step ``first`` + r.
+        D of each step, shape (rows, n) or (rows, 1), or what an operator is made of; row r is step ``first`` + r.
     moments
         Second moments at the start of each step, as many arrays as the state has; none where no measurement asks.
     """
 
     weights: Float[Array, "rows params"]
-    step_size: Float[Array, "rows params_or_1"]
+    step_size: Float[Array, "rows params_or_1"] | Held
     moments: tuple[Float[Array, "rows ..."], ...] = ()
 
 
-def moments_of(optimizer: UpdateMap, state: Any) -> tuple[Array, ...]:
-    """The second moments in a state of the optimizer: its even leaves."""
+def moments_of(optimizer: UpdateMap | OperatorMap, state: Any) -> tuple[Array, ...]:
+    """The second moments in a state of the optimizer: its even leaves, where they are of the form of the weights."""
+    if optimizer.is_operator:
+        return ()
     return tuple(x for x, p in zip(jax.tree.leaves(state), optimizer.parity, strict=True) if p == EVEN)
 
 
@@ -79,7 +82,7 @@ def steps_of(update: Callable[..., Any]) -> Steps:
 
     def steps(
         problem: Problem,
-        optimizer: UpdateMap,
+        optimizer: UpdateMap | OperatorMap,
         state: DiscreteState,
         rows: int,
         count: Array,
@@ -98,7 +101,7 @@ def steps_of(update: Callable[..., Any]) -> Steps:
 def run_discrete(
     problem: Problem,
     update: Callable[..., Any],
-    optimizer: UpdateMap,
+    optimizer: Any,
     state: DiscreteState,
     rows: int,
     count: Array,
@@ -124,13 +127,16 @@ def run_discrete(
     moments = moments_of(optimizer, state.optimizer) if keep_moments else ()
     path = Trajectory(
         jnp.zeros((rows + 2, n), dtype).at[0].set(state.before).at[1].set(state.weights),
-        jnp.ones((rows, 1 if uniform else n), dtype),
+        _rows_held(optimizer, rows)
+        if optimizer.is_operator
+        else jnp.ones((rows, 1 if uniform else n), dtype),
         tuple(jnp.zeros((rows, *m.shape), m.dtype) for m in moments),
     )
 
     def body(r: Array, carry: tuple[DiscreteState, Trajectory]) -> tuple[DiscreteState, Trajectory]:
         state, path = carry
-        delta, new = update(problem.gradient(state.weights), state.optimizer, state.weights)
+        gradient = problem.gradient(state.weights)
+        delta, new = update(gradient, state.optimizer, state.weights)
         w = optax.apply_updates(state.weights, delta)
         w = jax.lax.cond(
             kick > 0,
@@ -138,7 +144,12 @@ def run_discrete(
             lambda w: w,
             w,
         )
-        if optimizer.refusal is None:
+        if isinstance(path.step_size, Held):
+            even = optimizer.held(state.optimizer, gradient, state.weights)
+            path = path._replace(
+                step_size=jax.tree.map(lambda rows, a: rows.at[r].set(a), path.step_size, even)
+            )
+        elif optimizer.refusal is None:
             d, _ = optimizer.linear_response(new)
             path = path._replace(step_size=path.step_size.at[r].set(d))
         if keep_moments:
@@ -148,3 +159,17 @@ def run_discrete(
         return DiscreteState(state.weights, w, new, state.step + 1), path
 
     return jax.lax.fori_loop(0, count, body, (state, path))
+
+
+def _rows_held(optimizer: Any, rows: int) -> Held:
+    """Room for what an operator is made of at so many steps."""
+    held: Held = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), optimizer.nothing_held())
+    return held
+
+
+def bytes_per_row(optimizer: UpdateMap | OperatorMap, w: Array) -> int:
+    """Memory that a step takes in a path, but for moments."""
+    if isinstance(optimizer, OperatorMap) and optimizer.is_operator:
+        held = jax.tree.leaves(jax.eval_shape(optimizer.nothing_held))
+        return w.nbytes + sum(a.size * a.dtype.itemsize for a in held)
+    return w.nbytes * (1 if optimizer.uniform else 2)

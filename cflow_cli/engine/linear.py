@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import preconditioned, random_rows
+from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine.discrete import moments_of
 from cflow_cli.engine.processes import (
@@ -30,11 +30,12 @@ from cflow_cli.engine.processes import (
     Record,
     Reference,
     common_record,
+    diagonal_and_vectors,
     exploded,
+    own_step_size,
 )
-from cflow_cli.engine.spectra import look, probed, resized
+from cflow_cli.engine.spectra import follower, look, probed, resized
 from cflow_cli.measurements.base import Measurement, Point
-from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 from cflow_cli.records import Status
 
@@ -79,7 +80,7 @@ class LinearProcess(eqx.Module):
     ``every`` and ``branches`` are no part of the program, which serves all of their values.
     """
 
-    optimizer: UpdateMap
+    optimizer: Any
     every: Int[Array, ""]
     branches: Bool[Array, ""]
     eigs: EigsOptions = eqx.field(static=True)
@@ -122,14 +123,12 @@ class LinearProcess(eqx.Module):
         network, w = problem.linearised(state.anchor), state.weights
         linear = network.linearize(w)
         after, delta = self.optimizer(state.optimizer, linear.gradient, w)
-        d = jnp.ones(1, w.dtype)
-        if self.optimizer.refusal is None:
-            d, _ = self.optimizer.linear_response(after)
+        d = own_step_size(self.optimizer, state.optimizer, after, linear.gradient, w)
         age = ref.step - jnp.where(self.branches, context.branch_step, 0)
         due = age % self.every == 0
         seen = look(
             due,
-            preconditioned(linear.hvp, d),
+            follower(self.optimizer, linear.hvp, d),
             state.vectors,
             lambda rows: probed(rows, context.probe, ref.step),
             self.eigs,
@@ -138,6 +137,7 @@ class LinearProcess(eqx.Module):
         )
         status = jnp.where(seen.converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
         status = jnp.where(exploded(linear.loss, context), Status.DIVERGED, status)
+        step_size, vectors = diagonal_and_vectors(self.optimizer, d, seen.vectors)
         point = Point(
             problem=network,
             optimizer=self.optimizer,
@@ -146,10 +146,10 @@ class LinearProcess(eqx.Module):
             age=age,
             weights=w,
             linear=linear,
-            step_size=d,
-            step_sizes=jnp.broadcast_to(d, w.shape),
+            step_size=step_size,
+            step_sizes=jnp.broadcast_to(step_size, w.shape),
             values=seen.values,
-            vectors=seen.vectors,
+            vectors=vectors,
             moments=moments_of(self.optimizer, state.optimizer),
             move=delta,
             drift=delta,

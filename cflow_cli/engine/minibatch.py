@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import preconditioned, random_rows
+from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine.discrete import moments_of
 from cflow_cli.engine.processes import (
@@ -31,11 +31,12 @@ from cflow_cli.engine.processes import (
     Record,
     Reference,
     common_record,
+    diagonal_and_vectors,
     exploded,
+    own_step_size,
 )
-from cflow_cli.engine.spectra import look, probed, resized
+from cflow_cli.engine.spectra import follower, look, probed, resized
 from cflow_cli.measurements.base import Measurement, Point
-from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 from cflow_cli.records import Status
 
@@ -82,7 +83,7 @@ class MinibatchProcess(eqx.Module):
         How eigenvalues are followed, what is measured.
     """
 
-    optimizer: UpdateMap
+    optimizer: Any
     key: Array
     every: Int[Array, ""]
     size: int = eqx.field(static=True)
@@ -128,12 +129,10 @@ class MinibatchProcess(eqx.Module):
         batch_loss, gradient = jax.value_and_grad(batch.loss)(w)
         linear = problem.linearize(w)
         after, delta = self.optimizer(state.optimizer, gradient, w)
-        d = jnp.ones(1, w.dtype)
-        if self.optimizer.refusal is None:
-            d, _ = self.optimizer.linear_response(after)
+        d = own_step_size(self.optimizer, state.optimizer, after, gradient, w)
         seen = look(
             ref.step % self.every == 0,
-            preconditioned(linear.hvp, d),
+            follower(self.optimizer, linear.hvp, d),
             state.vectors,
             lambda rows: probed(rows, context.probe, ref.step),
             self.eigs,
@@ -142,6 +141,7 @@ class MinibatchProcess(eqx.Module):
         )
         status = jnp.where(seen.converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
         status = jnp.where(exploded(linear.loss, context), Status.DIVERGED, status)
+        step_size, vectors = diagonal_and_vectors(self.optimizer, d, seen.vectors)
         point = Point(
             problem=problem,
             optimizer=self.optimizer,
@@ -150,10 +150,10 @@ class MinibatchProcess(eqx.Module):
             age=ref.step,
             weights=w,
             linear=linear,
-            step_size=d,
-            step_sizes=jnp.broadcast_to(d, w.shape),
+            step_size=step_size,
+            step_sizes=jnp.broadcast_to(step_size, w.shape),
             values=seen.values,
-            vectors=seen.vectors,
+            vectors=vectors,
             moments=moments_of(self.optimizer, state.optimizer),
             move=delta,
             drift=delta,

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.errors import UserError
-from cflow_cli.flows.options import Ablated, Central, Edge, Rod, Stable, Stationary
+from cflow_cli.flows.options import Ablated, Central, Edge, Rod, Stable, Stationary, TwoPhase
 from cflow_cli.measurements import built_in
 from cflow_cli.records import Column
 
@@ -135,7 +135,10 @@ class Minibatch:
 
 BUILT_IN: dict[str, Any] = {
     kind.name: kind
-    for kind in (Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge, Linear, Minibatch)
+    for kind in (
+        *(Discrete, Midpoint, Stable, Central, Ablated, Stationary, Rod, Edge, TwoPhase),
+        *(Linear, Minibatch),
+    )
 }
 """Every process that comes with the package, by its name."""
 
@@ -160,6 +163,8 @@ class SimulationOptions:
         at first, else 0.
     seed
         Of the starting vectors of the eigensolver, of the kicks and of the watched coordinates.
+    kick_seed
+        Of the kicks alone; by default ``seed``, whose kicks they are if it is the same number.
     eigs
         Eigenvalue tracking.
     kick
@@ -184,6 +189,7 @@ class SimulationOptions:
     seed: int = 0
     eigs: EigsOptions = field(default_factory=EigsOptions)
     kick: float = 1e-3
+    kick_seed: int | None = None
     chunk: int | None = None
     pause_every: int | None = None
 

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import gram, preconditioned, random_rows
+from cflow_cli.curvature.block import gram, random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine.discrete import moments_of
 from cflow_cli.engine.measuring import KIND
-from cflow_cli.engine.spectra import critical_residual, look, probed, resized
+from cflow_cli.engine.spectra import critical_residual, follower, look, probed, resized
 from cflow_cli.engine.strain import at_ease
 from cflow_cli.flows.base import FlowState, StepInfo, Stepper, with_counters
 from cflow_cli.measurements.base import Measurement, Point
 from cflow_cli.optimizers.classify import ODD
+from cflow_cli.optimizers.operator_map import Held, OperatorMap
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 from cflow_cli.records import Status
@@ -43,7 +44,7 @@ class Reference(NamedTuple):
     before, weights, after
         Iterates w_{t−1}, w_t, w_{t+1}; shape (n,).
     step_size
-        D of the step that starts at w_t; shape (n,) or (1,).
+        D of the step that starts at w_t; shape (n,) or (1,), or what an operator is made of.
     moments
         Second moments at w_t, where a measurement asks for them.
     iterations
@@ -54,7 +55,7 @@ class Reference(NamedTuple):
     before: Float[Array, " params"]
     weights: Float[Array, " params"]
     after: Float[Array, " params"]
-    step_size: Float[Array, " params_or_1"]
+    step_size: Float[Array, " params_or_1"] | Held
     moments: tuple[Array, ...]
     iterations: Int[Array, ""]
 
@@ -132,7 +133,7 @@ class Observer(eqx.Module):
     state, so that both views share one compiled program.
     """
 
-    optimizer: UpdateMap
+    optimizer: UpdateMap | OperatorMap
     eigs: EigsOptions = eqx.field(static=True)
     measurements: tuple[Measurement, ...] = eqx.field(static=True, default=())
     stops_when_full = False
@@ -176,7 +177,7 @@ class Observer(eqx.Module):
 
         seen = look(
             None if self.eigs.every == 1 else ref.step % self.eigs.every == 0,
-            preconditioned(linear.hvp, ref.step_size),
+            follower(self.optimizer, linear.hvp, ref.step_size),
             state.vectors[side],
             lambda rows: probed(rows, context.probe, ref.step),
             self.eigs,
@@ -186,10 +187,12 @@ class Observer(eqx.Module):
         status = jnp.where(seen.converged, Status.OK, Status.EIGENPAIRS_NOT_CONVERGED)
         status = jnp.where(exploded(linear.loss, context), Status.DIVERGED, status)
         drift = (ref.after - ref.before) / 2
+        step_size, vectors = diagonal_and_vectors(self.optimizer, ref.step_size, seen.vectors)
 
         def smooth_drift() -> Array:
-            known = ODD not in self.optimizer.parity and self.optimizer.refusal is None
-            return -ref.step_size * linear.gradient if known else jnp.full_like(w, jnp.nan)
+            operator = self.optimizer.is_operator
+            known = ODD not in self.optimizer.parity and self.optimizer.refusal is None and not operator
+            return -step_size * linear.gradient if known else jnp.full_like(w, jnp.nan)
 
         point = Point(
             problem=problem,
@@ -199,10 +202,10 @@ class Observer(eqx.Module):
             age=ref.step,
             weights=w,
             linear=linear,
-            step_size=ref.step_size,
-            step_sizes=jnp.broadcast_to(ref.step_size, w.shape),
+            step_size=step_size,
+            step_sizes=jnp.broadcast_to(step_size, w.shape),
             values=seen.values,
-            vectors=seen.vectors,
+            vectors=vectors,
             moments=ref.moments,
             move=ref.after - ref.weights,
             drift=drift,
@@ -262,6 +265,8 @@ class FlowProcess(eqx.Module):
 
     def retaining(self, state: FlowState, tried: FlowState) -> FlowState:
         """The old point, seen with the new eigenvectors (X turned into their basis)."""
+        if self.stepper.optimizer.is_operator:  # whose X is solved for anew
+            return state._replace(vectors=tried.vectors)
         turn = gram(tried.vectors, state.vectors)
         return state._replace(vectors=tried.vectors, x=turn @ state.x @ turn.T)
 
@@ -361,7 +366,7 @@ def _oscillation_record(info: StepInfo, away: Array, critical: Array, oscillates
     x, d, vectors = info.oscillation.x, info.preconditioner, info.pairs.vectors
     variances, basis = jnp.linalg.eigh(x)
     variances, basis = variances[::-1], basis[:, ::-1]
-    along = vectors @ (away / jnp.sqrt(d))
+    along = vectors @ (away / jnp.sqrt(d)) if info.covectors is None else info.covectors @ away
     exists = (jnp.arange(variances.shape[0]) < critical) & oscillates
     record = {
         "predicted_loss": info.oscillation.loss,
@@ -372,7 +377,24 @@ def _oscillation_record(info: StepInfo, away: Array, critical: Array, oscillates
         KIND + "displacement": jnp.where(exists, along, jnp.nan),
     }
     # tr Σ = ⟨X, VDVᵀ⟩ of Σ = D^½VᵀXVD^½; where D is one number the host multiplies.
+    if info.covectors is not None:
+        return record | {"sigma_trace": jnp.sum(x * gram(vectors, vectors))}
     return record if d.shape == (1,) else record | {"sigma_trace": jnp.sum(x * gram(d * vectors, vectors))}
+
+
+def own_step_size(optimizer: Any, state: Any, after: Any, g: Array, w: Array) -> Any:
+    """D of a step from ``state`` to ``after``: its diagonal, what an operator is made of, or 1 where there is none."""
+    if optimizer.is_operator:
+        return optimizer.held(state, g, w)
+    return optimizer.linear_response(after)[0] if optimizer.refusal is None else jnp.ones(1, w.dtype)
+
+
+def diagonal_and_vectors(optimizer: Any, step_size: Any, rows: Array) -> tuple[Array, Array]:
+    """D and eigenvectors as measurements see them: NaN and directions u = Dz, zᵀu = 1, where D is an operator."""
+    if not optimizer.is_operator:
+        return step_size, rows
+    u = optimizer.response(step_size, rows)[0]
+    return jnp.full(1, jnp.nan, rows.dtype), u / jnp.sqrt(jnp.sum(rows * u, axis=1, keepdims=True))
 
 
 def common_record(point: Point) -> Record:

@@ -130,7 +130,8 @@ class Running:
     @property
     def divided_kind(self) -> Any:
         """Its options with the sub-steps that it has come to need."""
-        return replace(self.kind, substeps=self.substeps) if self.substeps else self.kind
+        same = self.substeps == getattr(self.kind, "substeps", 0)
+        return self.kind if same else replace(self.kind, substeps=self.substeps)
 
     @property
     def divisible(self) -> bool:

@@ -34,7 +34,7 @@ from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
 from cflow_cli.engine.caches import make_room
-from cflow_cli.engine.discrete import DiscreteState, Trajectory, steps_of
+from cflow_cli.engine.discrete import DiscreteState, Trajectory, bytes_per_row, steps_of
 from cflow_cli.engine.linear import LinearProcess
 from cflow_cli.engine.minibatch import MinibatchProcess
 from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
@@ -45,7 +45,7 @@ from cflow_cli.engine.running import Running
 from cflow_cli.engine.snapshot import Snapshot, Start
 from cflow_cli.errors import UserError
 from cflow_cli.measurements.base import Setup
-from cflow_cli.optimizers.update_map import UpdateMap
+from cflow_cli.optimizers.probing import map_of, update_of
 from cflow_cli.problem import Problem
 from cflow_cli.records import Column
 
@@ -120,14 +120,16 @@ class Simulation:
     def _set_up(self, problem: Problem, optimizer: optax.GradientTransformation, start: Start | None) -> None:
         """All that is computed before the first step."""
         options, self.problem = self.options, problem
-        self._take_steps = steps_of(optimizer.update)
-        self.optimizer = UpdateMap.of(optimizer, problem.w0)
+        self.optimizer = map_of(optimizer, problem.w0, problem.unravel)
+        self._take_steps = steps_of(update_of(optimizer, self.optimizer))
         self._check_flows()
         self.discrete, self.takes_over = self._begin(start)
         self.warm_start = self._warm_start()
         self.eigs = _fit_to(options.eigs, problem.num_parameters)
         self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by _fit_to
-        self._kick_key, self._block_key, probe_key = jax.random.split(jax.random.PRNGKey(options.seed), 3)
+        kick_seed = options.seed if options.kick_seed is None else options.kick_seed
+        self._kick_key = jax.random.split(jax.random.PRNGKey(kick_seed), 3)[0]
+        _, self._block_key, probe_key = jax.random.split(jax.random.PRNGKey(options.seed), 3)
         loss, gradient = _at_start(problem)
         setup = Setup(problem, self.optimizer, self.eigs, np.asarray(gradient), options.seed)
         fixed = tuple(m.prepare(setup) for m in options.measurements)
@@ -174,12 +176,12 @@ class Simulation:
     def _process(self, kind: Any, divisible: bool) -> Process[Any]:
         if kind.is_flow:
             return FlowProcess(
-                stepper=kind.stepper(self.optimizer, self.eigs),
+                stepper=kind.beside(self.options.kick).stepper(self.optimizer, self.eigs),
                 eigs=self.eigs,
                 substeps=kind.substeps,
                 measurements=self.options.measurements,
                 watched=kind.holds_the_edge,
-                divisible=divisible,
+                divisible=divisible and not self.optimizer.is_operator,
             )
         if isinstance(kind, Linear):
             self.problem.linearised(self.problem.w0)  # says so where there is no network
@@ -443,6 +445,5 @@ def _fit_to(eigs: EigsOptions, n: int) -> EigsOptions:
     return whole
 
 
-def _chunk_length(problem: Problem, optimizer: UpdateMap, steps: int) -> int:
-    per_row = problem.num_parameters * problem.w0.dtype.itemsize * (1 if optimizer.uniform else 2)
-    return max(1, min(_LONGEST_CHUNK, _PATH_BYTES // per_row, steps))
+def _chunk_length(problem: Problem, optimizer: Any, steps: int) -> int:
+    return max(1, min(_LONGEST_CHUNK, _PATH_BYTES // bytes_per_row(optimizer, problem.w0), steps))

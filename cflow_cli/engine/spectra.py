@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import MatVec, random_rows, track
+from cflow_cli.curvature import pencil
+from cflow_cli.curvature.block import MatVec, preconditioned, random_rows, track
 from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.optimizers.operator_map import OperatorMap
+from cflow_cli.optimizers.update_map import UpdateMap
 
 # A small admixture keeps the last guard vector from sitting on one eigenvector while another rises past it: a twentieth
 # is found again by one product, and costs the vector a four-hundredth of its eigenvalue.
@@ -31,18 +35,20 @@ class Seen(NamedTuple):
 
 def look(
     due: Bool[Array, ""] | None,
-    matvec: MatVec,
+    follow: Callable[..., Any],
     rows: Float[Array, "block params"],
     probe: Callable[[Array], Array],
     eigs: EigsOptions,
     above: float,
     iterations: int | Int[Array, ""],
 ) -> Seen:
-    """Follow a spectrum at a step where that is due (None: always), else leave its rows; what is not seen is NaN."""
+    """Follow a spectrum at a step where that is due (None: always), else leave its rows; what is not seen is NaN.
+
+    ``follow`` is of the form of :func:`cflow_cli.curvature.block.track`, its product given; see :func:`follower`.
+    """
 
     def measure(_: None) -> Seen:
-        pairs = track(
-            matvec,
+        pairs = follow(
             probe(rows),
             above=above,
             critical=eigs.critical_above,
@@ -57,6 +63,13 @@ def look(
         return Seen(rows, unknown, nothing, jnp.zeros((), jnp.int32), jnp.asarray(True))
 
     return measure(None) if due is None else jax.lax.cond(due, measure, skip, None)
+
+
+def follower(optimizer: UpdateMap | OperatorMap, hvp: MatVec, step_size: Any) -> Callable[..., Any]:
+    """What follows the spectrum of D^½ H D^½, with D of one step: its diagonal, or what an operator is made of."""
+    if isinstance(optimizer, OperatorMap) and optimizer.is_operator:
+        return partial(pencil.track, hvp, lambda rows: optimizer.response(step_size, rows)[0])
+    return partial(track, preconditioned(hvp, step_size))
 
 
 def critical_residual(pairs: Any, eigs: EigsOptions) -> Array:

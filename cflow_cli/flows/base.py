@@ -11,9 +11,19 @@ from jaxtyping import Array, Bool, Float, Int
 from cflow_cli.curvature.block import RitzPairs, gram, preconditioned, track
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.optimizers.classify import COUNTER
+from cflow_cli.optimizers.operator_map import OperatorMap
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Linearization, Problem
 from cflow_cli.records import Status
+
+# Above the edge (after branching off, at a jump of the rate) the flow comes down gradually, as the optimizer does: a
+# unit of time takes away this part of the excess over 2 (from S_eff 8, where RMSProp's flows branch off on CIFAR-10, 18
+# steps; the optimizer takes as long), or this much where that is more, because a part alone would never arrive.
+_DESCENT_RATE = 0.2
+_LEAST_DESCENT = 0.1
+# A learning rate that grows by this factor in one step jumps: that of a linear warm-up grows by less from its tenth
+# step on.
+_JUMP = 1.1
 
 
 class FlowState(NamedTuple):
@@ -78,7 +88,7 @@ class StepInfo(NamedTuple):
     pairs
         Tracked eigenpairs of D^½ H D^½; their ``hvps`` are those of the whole step.
     preconditioner
-        D, shape (n,), or (1,) where it is the same for all weights.
+        D, shape (n,), or (1,) where it is the same for all weights; NaN where it is an operator.
     oscillation
         The oscillation around the flow; :func:`calm` where there is none.
     gradients, third_derivatives
@@ -87,6 +97,8 @@ class StepInfo(NamedTuple):
         The worst of :class:`cflow_cli.records.Status` that the step reports about its own computation.
     extra
         Columns of which only this flow knows, as its options declare them.
+    covectors
+        Where D is an operator: z of each direction u = Dz, which ``pairs`` then has as its vectors; shape (block, n).
     """
 
     linear: Linearization
@@ -97,13 +109,14 @@ class StepInfo(NamedTuple):
     third_derivatives: Int[Array, ""]
     status: Int[Array, ""]
     extra: dict[str, Float[Array, ""]] | None = None
+    covectors: Float[Array, "block params"] | None = None
 
 
 class Stepper(Protocol):
     """The step (w, s, V, X) ↦ (w', s', V', X') of a flow over a time ``dt``: what the engine asks of a flow."""
 
     @property
-    def optimizer(self) -> UpdateMap:
+    def optimizer(self) -> UpdateMap | OperatorMap:
         """The update map that it follows."""
 
     def start(self, weights: Float[Array, " params"], block: int) -> Any:
@@ -282,7 +295,17 @@ def damping(
     return jnp.where(where, -jnp.expm1(-decay) / decay - 1, 0)
 
 
-def with_counters(optimizer: UpdateMap, state: Any, counters: Any) -> Any:
+def descent(values: Float[Array, " block"]) -> Float[Array, " block"]:
+    """How much of effective eigenvalues above 2 a unit of time takes away."""
+    return jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (values - 2))
+
+
+def has_jumped(growth: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether a learning rate that grows by this factor in a step jumps."""
+    return ~(growth < _JUMP)
+
+
+def with_counters(optimizer: UpdateMap | OperatorMap, state: Any, counters: Any) -> Any:
     """``state`` with the counters of another."""
     leaves = [
         c if p == COUNTER else x

@@ -17,18 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from cflow_cli.curvature.block import combine, gram, overlaps, stack_evaluated
 from cflow_cli.curvature.slices import Cut, in_slices, uncut
 from cflow_cli.flows import sdcp
-from cflow_cli.flows.base import FlowState, Linearised, damping
+from cflow_cli.flows.base import FlowState, Linearised, damping, descent, has_jumped
 from cflow_cli.flows.third_derivatives import ThirdDerivatives
 from cflow_cli.optimizers.update_map import UpdateMap
 
-# Above the edge (after branching off, at a jump of the rate) the flow comes down gradually, as the optimizer does: a
-# unit of time takes away this part of the excess over 2 (from S_eff 8, where RMSProp's flows branch off on CIFAR-10, 18
-# steps; the optimizer takes as long), or this much where that is more, because a part alone would never arrive.
-_DESCENT_RATE = 0.2
-_LEAST_DESCENT = 0.1
-# A learning rate that grows by this factor in one step jumps: that of a linear warm-up grows by less from its tenth
-# step on.
-_JUMP = 1.1
 # The averaged map is smooth in X, but its derivative needs some variance to be taken at: this part of the loss, which
 # is far below any variance that matters and far above the rounding of float32.
 _LEAST_VARIANCE = 1e-4
@@ -134,9 +126,9 @@ class Frame(NamedTuple):
             return tuple(sums), None
 
         (moved, d_moved, *stiffer), _ = self._pass(part, whole=not separate)
-        descent = jnp.maximum(_LEAST_DESCENT, _DESCENT_RATE * (self.values - 2)) * self.dt
+        down = descent(self.values) * self.dt
         at_guess = (  # (pairs,)
-            sdcp.pack(jnp.diag(jnp.maximum(2 - self.values, -descent))) - self.dt * self.packing @ moved
+            sdcp.pack(jnp.diag(jnp.maximum(2 - self.values, -down))) - self.dt * self.packing @ moved
         )
         beta = -self.dt * self.packing @ d_moved  # (pairs, pairs)
         if stiffer:
@@ -210,7 +202,7 @@ class Frame(NamedTuple):
             return 0
         later, _ = optimizer.linear_response(optimizer.upcoming(before, before, 1))
         now, _ = optimizer.linear_response(optimizer.upcoming(before, before))
-        return jnp.where(jnp.max(later / now) < _JUMP, 1, 0)
+        return jnp.where(has_jumped(jnp.max(later / now)), 0, 1)
 
 
 def frame_of(

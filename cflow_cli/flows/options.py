@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cflow_cli.curvature.options import EigsOptions
@@ -11,7 +12,26 @@ from cflow_cli.records import Column
 
 if TYPE_CHECKING:
     from cflow_cli.flows.base import Stepper
+    from cflow_cli.optimizers.operator_map import OperatorMap
     from cflow_cli.optimizers.update_map import UpdateMap
+
+
+def _modules() -> Any:
+    """The modules of the steps; late, because configs are checked without JAX."""
+    from cflow_cli.flows import central, edge, operator, rod, stationary, two_phase
+
+    modules = {
+        m.__name__.rpartition(".")[2]: m for m in (central, edge, operator, rod, stationary, two_phase)
+    }
+    return SimpleNamespace(**modules)
+
+
+def _check_elementwise(name: str, optimizer: UpdateMap | OperatorMap) -> None:
+    if optimizer.is_operator:
+        raise UserError(
+            f"no {name} flow for this optimizer: it is known for elementwise ones only; take {name} out of the "
+            "processes (stable and central work)"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,23 +63,33 @@ class Flow:
     columns: ClassVar[tuple[Column, ...]] = ()
     """Columns that only this flow knows: what its step puts into ``extra``."""
 
+    def beside(self, kick: float) -> Flow:
+        """The flow beside an optimizer that gets kicks of this norm; most do not mind."""
+        return self
+
     @property
     def switch(self) -> bool:
         """The bit in which flows differ that share a compiled program: whether they oscillate."""
         return self.oscillates
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The step function of this flow, by default that of the central flow."""
-        # Configs are checked without JAX.
-        from cflow_cli.flows.central import CentralStepper, suitable_batch
-
+        modules = _modules()
         if self.oscillates and not optimizer.stiffens:
             raise UserError(
                 f"no {self.name} flow for this optimizer: a small oscillation shrinks its second moment (as Yogi's), "
                 "so no single variance holds S_eff at 2; run it with 'processes=[discrete,midpoint,stable,rod]'"
             )
 
-        return CentralStepper(optimizer, eigs, 1 / self.substeps, suitable_batch(), self.penalty)
+        batch = modules.central.suitable_batch()
+        if optimizer.is_operator:
+            if self.substeps > 1:
+                raise UserError(
+                    f"this optimizer is not elementwise, and its flows take whole steps: set processes.{self.name}."
+                    f"substeps=1 (got {self.substeps})"
+                )
+            return modules.operator.OperatorStepper(optimizer, eigs, batch, self.penalty)
+        return modules.central.CentralStepper(optimizer, eigs, 1 / self.substeps, batch, self.penalty)
 
 
 @dataclass(frozen=True)
@@ -95,9 +125,16 @@ class Central(Flow):
                 f"third_derivatives_every must be at least 1, got {self.third_derivatives_every}"
             )
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The central flow's; UserError for an optimizer that cannot be."""
         own: Any = super().stepper(optimizer, eigs)
+        if optimizer.is_operator:
+            if self.third_derivatives_every > 1:
+                raise UserError(
+                    "this optimizer is not elementwise, and its central flow computes third derivatives at every "
+                    "step: set processes.central.third_derivatives_every=1"
+                )
+            return own
         return replace(own, third_derivatives_every=self.third_derivatives_every)
 
 
@@ -141,12 +178,12 @@ class Stationary(Flow):
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The step function of the stationary flow; UserError for all but RMSProp."""
-        from cflow_cli.flows.stationary import LearningRate, StationaryStepper
-
-        rate = LearningRate.of(optimizer)
-        return StationaryStepper(rate, eigs, 1 / self.substeps, self.rank, self.tolerance)
+        _check_elementwise(self.name, optimizer)
+        stationary = _modules().stationary
+        rate = stationary.LearningRate.of(optimizer)
+        return stationary.StationaryStepper(rate, eigs, 1 / self.substeps, self.rank, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -161,7 +198,7 @@ class Ablated(Flow):
     holds_the_edge = True
     penalty = False
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The central flow's, without the penalty; UserError for an optimizer without second moments."""
         if not optimizer.adaptive:
             raise UserError(
@@ -189,11 +226,10 @@ class Rod(Flow):
         if self.substeps < 2:
             raise ValueError(f"substeps must be at least 2 for rod flow, got {self.substeps}")
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The step function of rod flow."""
-        from cflow_cli.flows.rod import RodStepper
-
-        return RodStepper(optimizer, eigs, 1 / self.substeps)
+        _check_elementwise(self.name, optimizer)
+        return _modules().rod.RodStepper(optimizer, eigs, 1 / self.substeps)
 
 
 @dataclass(frozen=True)
@@ -219,13 +255,55 @@ class Edge(Flow):
         if not self.floor > 0:
             raise ValueError(f"floor must be positive, got {self.floor}")
 
-    def stepper(self, optimizer: UpdateMap, eigs: EigsOptions) -> Stepper:
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The step function of edge flow; UserError for all but gradient descent."""
-        from cflow_cli.flows.edge import EdgeStepper
-
+        _check_elementwise(self.name, optimizer)
         if set(optimizer.parity) - {"counter"}:
             raise UserError(
                 "no edge flow for this optimizer: it is known for gradient descent only; take edge out of the "
                 "processes (rod is the same idea for any optimizer), or choose optimizer=gd"
             )
-        return EdgeStepper(optimizer, eigs, 1 / self.substeps, self.floor)
+        return _modules().edge.EdgeStepper(optimizer, eigs, 1 / self.substeps, self.floor)
+
+
+@dataclass(frozen=True)
+class TwoPhase(Flow):
+    """The optimizer in even and odd coordinates: a centre, and an oscillation that changes its sign at each step.
+
+    Parameters
+    ----------
+    noise
+        Norm of the noise in each step, from which the oscillation starts; None for that of the run's kicks. Rounding,
+        ε‖w‖ with the ε of the precision, comes on top.
+    seeded_above
+        Effective eigenvalue from which directions are seeded.
+    kept_above
+        Tracked effective eigenvalue from which the oscillation keeps its part along a direction.
+    """
+
+    name = "two_phase"
+    substeps: int = field(default=1, init=False)  # it is the optimizer's own step
+    noise: float | None = None
+    seeded_above: float = 1.5
+    kept_above: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check what no type can say."""
+        super().__post_init__()
+        if self.noise is not None and not self.noise >= 0:
+            raise ValueError(f"noise must not be negative, got {self.noise}")
+        if not 0 <= self.kept_above <= self.seeded_above < 2:
+            raise ValueError(
+                "kept_above and seeded_above must lie between 0 and 2, the first not above the second, "
+                f"got {self.kept_above} and {self.seeded_above}"
+            )
+
+    def beside(self, kick: float) -> Flow:
+        """The flow with these kicks for its noise, where it has none of its own."""
+        return self if self.noise is not None else replace(self, noise=kick)
+
+    def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
+        """The step function of the two-phase flow."""
+        _check_elementwise(self.name, optimizer)
+        step = _modules().two_phase.TwoPhaseStepper
+        return step(optimizer, eigs, self.noise or 0.0, self.seeded_above, self.kept_above)

@@ -14,6 +14,8 @@ the Chebyshev recursion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -64,5 +66,32 @@ def mean_gradient(
         first = w - w1 / w0 * dt * d * gradient
         _, end, _, _ = jax.lax.fori_loop(1, stages, recur, (w, first, jnp.ones((), dtype), w0.astype(dtype)))
         return (w - end) / (d * dt)
+
+    return jax.lax.cond(stages > 1, several, lambda g: g, gradient)
+
+
+def mean_gradient_along(
+    problem: Problem,
+    w: Float[Array, " params"],
+    gradient: Float[Array, " params"],
+    step_size: Callable[[Array], Array],
+    stages: Int[Array, ""],
+) -> Float[Array, " params"]:
+    """The same over a whole step where D is an operator, g ↦ D g: the recursion runs in q, with y = w − D q."""
+    dtype = w.dtype
+    s = stages.astype(dtype)
+    w0 = 1 + _DAMPING / s**2
+    angle = jnp.arccosh(w0)
+    w1 = jnp.cosh(s * angle) / (s * jnp.sinh(s * angle)) * jnp.sqrt(w0**2 - 1)
+
+    def recur(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        older, old, t_older, t_old = carry
+        t = 2 * w0 * t_old - t_older
+        force = problem.gradient(w - step_size(old))
+        return old, (2 * w0 * t_old * old - t_older * older + 2 * w1 * t_old * force) / t, t_old, t
+
+    def several(gradient: Array) -> Array:
+        start = (jnp.zeros_like(w), w1 / w0 * gradient, jnp.ones((), dtype), w0.astype(dtype))
+        return jax.lax.fori_loop(1, stages, recur, start)[1]
 
     return jax.lax.cond(stages > 1, several, lambda g: g, gradient)

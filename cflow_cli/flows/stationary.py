@@ -34,6 +34,7 @@ from cflow_cli.flows.base import (
     with_counters,
 )
 from cflow_cli.optimizers.classify import COUNTER, EVEN, ODD
+from cflow_cli.optimizers.operator_map import OperatorMap
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.problem import Problem
 
@@ -61,7 +62,7 @@ class LearningRate(eqx.Module):
     corrected: int | None = eqx.field(static=True)
 
     @classmethod
-    def of(cls, optimizer: UpdateMap) -> LearningRate:
+    def of(cls, optimizer: UpdateMap | OperatorMap) -> LearningRate:
         """Find out where ν and the counter are.
 
         Raises
@@ -69,6 +70,13 @@ class LearningRate(eqx.Module):
         UserError
             If the optimizer is no RMSProp: one second moment per weight that follows g², and no momentum.
         """
+        refusal = UserError(
+            "no stationary preconditioner for this optimizer: it is known for RMSProp (a mean of g² per weight, no "
+            "momentum); choose optimizer=rmsprop, or leave stationary out of the processes and "
+            "stationary_preconditioner out of the measurements"
+        )
+        if isinstance(optimizer, OperatorMap):
+            raise refusal
         state = optimizer.init(jnp.zeros(optimizer.size, optimizer.dtype))
         leaves, structure = jax.tree.flatten(state)
         moments = [
@@ -80,11 +88,6 @@ class LearningRate(eqx.Module):
             filled = [jnp.full_like(x, values.get(i, 1)) for i, x in enumerate(leaves)]
             return float(optimizer.linear_response(jax.tree.unflatten(structure, filled))[0][0])
 
-        refusal = UserError(
-            "no stationary preconditioner for this optimizer: it is known for RMSProp (a mean of g² per weight, no "
-            "momentum); choose optimizer=rmsprop, or leave stationary out of the processes and "
-            "stationary_preconditioner out of the measurements"
-        )
         if len(moments) != 1 or len(rest) != 1:
             raise refusal
         (moment,) = moments

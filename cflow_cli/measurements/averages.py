@@ -26,7 +26,7 @@ def time_average(function: Callable[[Array], Any], point: Point, values: Values)
         f(w), of the same structure.
     """
     assert point.oscillation is not None
-    root = jnp.sqrt(point.step_size)
+    root = 1 if point.optimizer.is_operator else jnp.sqrt(point.step_size)
     # Along the axes of X as many second derivatives as it has rank; along pairs it would be their number squared.
     sizes, axes = jnp.linalg.eigh(point.oscillation.x)
     sizes, axes = jnp.sqrt(jnp.maximum(sizes[::-1], 0)), axes[:, ::-1].T

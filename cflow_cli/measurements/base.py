@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cflow_cli.curvature.options import EigsOptions
     from cflow_cli.flows.base import Oscillation
+    from cflow_cli.optimizers.operator_map import OperatorMap
     from cflow_cli.optimizers.update_map import UpdateMap
     from cflow_cli.problem import Linearization, Problem
 
@@ -49,7 +50,7 @@ class Setup(NamedTuple):
     """
 
     problem: Problem
-    optimizer: UpdateMap
+    optimizer: UpdateMap | OperatorMap
     eigs: EigsOptions
     gradient: np.ndarray
     seed: int
@@ -69,10 +70,12 @@ class Point(NamedTuple):
     linear
         L, ∇L and the Hessian at w.
     step_size, step_sizes
-        D of the step that starts here, shape (n,) or (1,), and that of every weight, shape (n,).
+        D of the step that starts here, shape (n,) or (1,), and that of every weight, shape (n,); NaN where D is an
+        operator.
     values, vectors
         Tracked eigenvalues of D^½ H D^½, largest first, shape (block,), and their eigenvectors, shape (block, n). Those
-        of the optimizer and its midpoints are a power step ahead and not normalised.
+        of the optimizer and its midpoints are a power step ahead and not normalised. Where D is an operator, directions
+        u = Dz with zᵀu = 1.
     moments
         Second moments of the optimizer's state (its even leaves), where the measurement asks for them.
     move
@@ -93,7 +96,7 @@ class Point(NamedTuple):
     """
 
     problem: Problem
-    optimizer: UpdateMap
+    optimizer: UpdateMap | OperatorMap
     eigs: EigsOptions
     step: Int[Array, ""]
     age: Int[Array, ""]
@@ -204,7 +207,7 @@ class Measurement:
         """Memory of the first evaluation, as a pytree of arrays; ``rows`` are random unit vectors."""
         return ()
 
-    def interval(self, optimizer: UpdateMap) -> int:
+    def interval(self, optimizer: UpdateMap | OperatorMap) -> int:
         """Steps between two evaluations; 1 where they cost nothing."""
         return self.every
 

@@ -32,7 +32,7 @@ class Sharpening(Measurement):
     def __call__(self, point: Point, fixed: Any, memory: Any) -> Measured:
         """One third derivative."""
         v = point.vectors[0]
-        u = point.step_size**0.5 * v / (v @ v) ** 0.5
+        u = v if point.optimizer.is_operator else point.step_size**0.5 * v / (v @ v) ** 0.5
         slope = point.problem.third(point.weights, u, u)
         whole, smooth = slope @ point.drift, slope @ point.smooth_drift()
         values = {

@@ -91,6 +91,7 @@ class StationaryPreconditioner(Watching):
 
         places, rate = fixed
         state = point.optimizer_state
-        eta = rate(point.optimizer.upcoming(state, state))
+        optimizer: Any = point.optimizer  # elementwise, as `prepare` has made sure
+        eta = rate(optimizer.upcoming(state, state))
         values, p, after, hvps = compare(point.linear, point.step_size, eta, memory, self.tolerance)
         return Measured(values | {"stationary_step_size": (1 / p)[places]}, after, hvps=hvps)

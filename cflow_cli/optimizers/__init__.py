@@ -1,18 +1,29 @@
 """Optimizers as differentiable maps, and those that optax lacks."""
 
 from cflow_cli.optimizers.adam_uncorrected import adam_uncorrected, scale_by_adam_uncorrected
+from cflow_cli.optimizers.norms import clipped, normalised_gd
+from cflow_cli.optimizers.operator_map import OperatorMap
+from cflow_cli.optimizers.probing import map_of, operator_map_of
 from cflow_cli.optimizers.scalar_adam import scalar_adam, scale_by_scalar_adam
 from cflow_cli.optimizers.scalar_rmsprop import scalar_rmsprop, scale_by_global_rms
+from cflow_cli.optimizers.shampoo import scale_by_shampoo, shampoo
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.optimizers.weight_decay import with_weight_decay
 
 __all__ = [
+    "OperatorMap",
     "UpdateMap",
     "adam_uncorrected",
+    "clipped",
+    "map_of",
+    "normalised_gd",
+    "operator_map_of",
     "scalar_adam",
     "scalar_rmsprop",
     "scale_by_adam_uncorrected",
     "scale_by_global_rms",
     "scale_by_scalar_adam",
+    "scale_by_shampoo",
+    "shampoo",
     "with_weight_decay",
 ]

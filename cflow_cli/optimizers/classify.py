@@ -35,6 +35,8 @@ class Classification(NamedTuple):
         None, or the sentence why the optimizer has no flow.
     leaves
         Of its state after a few steps.
+    coupled
+        Whether it is refused as not elementwise.
     """
 
     parity: tuple[str, ...]
@@ -42,6 +44,7 @@ class Classification(NamedTuple):
     separate: bool
     refusal: str | None
     leaves: list[np.ndarray]
+    coupled: bool
 
 
 def classify(transformation: optax.GradientTransformation, size: int, dtype: Any) -> Classification:
@@ -67,13 +70,15 @@ def classify(transformation: optax.GradientTransformation, size: int, dtype: Any
     if not _same(plus[1], -minus[1]):
         refusal = "its update does not flip its sign with the gradient (a random or lopsided update)"
     shared = any(p == EVEN and a.shape == () for a, p in zip(plus[0], parity, strict=True))
+    uneven = refusal is not None
     if refusal is None and not shared and size > 1 and _mixes_coordinates(run, gradients):
         refusal = "its update mixes coordinates (a norm or a matrix of the gradient), so D is not diagonal"
     if refusal is None:
         refusal = _shape_dependence(run, dtype)
-    scheduled = _scheduled(jax.eval_shape(transformation.init, w))
+    scheduled = scheduled_leaves(jax.eval_shape(transformation.init, w))
     separate = refusal is None and _is_separate(run, gradients, w, plus[1])
-    return Classification(parity, scheduled, separate, refusal, plus[0])
+    coupled = refusal is not None and not uneven
+    return Classification(parity, scheduled, separate, refusal, plus[0], coupled)
 
 
 def _stepped(transformation: optax.GradientTransformation) -> Run:
@@ -152,7 +157,7 @@ def _is_separate(run: Run, gradients: np.ndarray, w: np.ndarray, delta: np.ndarr
         return False
 
 
-def _scheduled(state: Any) -> tuple[bool, ...]:
+def scheduled_leaves(state: Any) -> tuple[bool, ...]:
     """Which leaves of a state count the steps of a learning-rate schedule."""
 
     def is_schedule(node: Any) -> bool:

@@ -9,13 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from cflow_cli.optimizers.classify import COUNTER, EVEN, ODD
+from cflow_cli.optimizers.operator_map import OperatorMap
+from cflow_cli.optimizers.probing import map_of, operator_map_of
 from cflow_cli.optimizers.update_map import UpdateMap
 
 # Weights that an optimizer is probed with: two halves of two tell what it does to each from what it does to all.
 _SIZE = 4
+# Layers for one that is not elementwise, and may tell matrices from vectors.
+_LAYERS = {"weight": np.zeros((4, 3)), "bias": np.zeros(3)}
 # So many steps that every bias correction has died out, also for b2 = 0.99999.
 _LATE = 10_000_000
 
@@ -72,14 +78,19 @@ def describe(name: str, optimizer: optax.GradientTransformation, summary: str) -
     with warnings.catch_warnings():
         # Probing a discontinuous optimizer makes optax or JAX warn; the refusal says it better.
         warnings.simplefilter("ignore")
-        update = UpdateMap.of(optimizer, w)
-    paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, w))[0]
+        update = map_of(optimizer, w)
+        if isinstance(update, OperatorMap):
+            w, unravel = ravel_pytree(_LAYERS)
+            update = operator_map_of(optimizer, w, unravel)
+    paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(update.init, w))[0]
     leaves = [(_name(p), parity) for (p, _), parity in zip(paths, update.parity, strict=True)]
     state = ", ".join(dict.fromkeys(n if p == COUNTER else f"{n} ({p})" for n, p in leaves)) or "none"
-    value = None if update.refusal else threshold(update)
+    value = threshold(update) if isinstance(update, UpdateMap) and not update.refusal else None
     refusal = f"no: {update.refusal}" if update.refusal else None
+    if update.is_operator:
+        refusal = "stable and central: not elementwise, its D is an operator"
     if not update.stiffens:
-        refusal = "stable and rod only: a small oscillation shrinks its second moment"
+        refusal = "stable, rod and two_phase only: a small oscillation shrinks its second moment"
     return Row(name, state, value, refusal, summary)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -61,10 +61,14 @@ class UpdateMap(eqx.Module):
         For each leaf of the state, whether it counts the steps of a learning-rate schedule.
     separate
         Whether the update of some of the weights is that of them alone; not where they share a second moment.
+    coupled
+        Whether it is refused because it is not elementwise: :mod:`.operator_map` is for such.
     constants
         Learning rate, decays and whatever other numbers the transformation closes over, as an array: no program is
         compiled again for others.
     """
+
+    is_operator: ClassVar[bool] = False
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
     size: int = eqx.field(static=True)
@@ -75,6 +79,7 @@ class UpdateMap(eqx.Module):
     stiffens: bool = eqx.field(static=True, default=True)
     scheduled: tuple[bool, ...] = eqx.field(static=True, default=())
     separate: bool = eqx.field(static=True, default=False)
+    coupled: bool = eqx.field(static=True, default=False)
     constants: Float[Array, " constants"] | None = None
 
     @classmethod
@@ -109,6 +114,11 @@ class UpdateMap(eqx.Module):
     def adaptive(self) -> bool:
         """Whether some even floating state (a second moment) shapes the step."""
         return EVEN in self.parity
+
+    @property
+    def momenta(self) -> int:
+        """Leaves of the state that oscillate as the gradient does."""
+        return self.parity.count(ODD)
 
     def of_size(self, size: int) -> UpdateMap:
         """The same map for some of the weights, where they are ``separate``."""
@@ -187,6 +197,32 @@ class UpdateMap(eqx.Module):
         R
             One (n,) vector per odd leaf: s̃ = R g̃.
         """
+        f_s, f_g, u_s, u_g = self._derivatives(state)
+        r = _eliminate(_plus_identity(f_s), [-f for f in f_g])
+        d = -u_g - sum((u * x for u, x in zip(u_s, r, strict=True)), jnp.zeros_like(u_g))
+        return (d[:1] if self.uniform else d), r
+
+    def growth(self, state: State) -> Vector:
+        """How fast an oscillation grows just above the edge: κ = d ln|z| / dS_eff per step, at S_eff = 2.
+
+        An oscillation δ, zδ, z²δ, … has z − 1 = −S_eff D(z)/D(−1) with D(z) = −(U_s(z − F_s)⁻¹F_g + U_g), from which
+        κ = 1 / (1 − (2/D) U_s (I + F_s)⁻¹ R): 1 without momentum, (1 + β)/(1 − β) for heavy ball.
+
+        Returns
+        -------
+        κ
+            One per weight, shape (n,).
+        """
+        f_s, f_g, u_s, u_g = self._derivatives(state)
+        matrix = _plus_identity(f_s)
+        r = _eliminate(matrix, [-f for f in f_g])
+        zero = jnp.zeros_like(u_g)
+        d = -u_g - sum((u * x for u, x in zip(u_s, r, strict=True)), zero)
+        again = _eliminate(matrix, r)
+        return 1 / (1 - 2 / d * sum((u * x for u, x in zip(u_s, again, strict=True)), zero))
+
+    def _derivatives(self, state: State) -> tuple[list[list[Vector]], list[Vector], list[Vector], Vector]:
+        """F_s by columns, F_g, U_s and U_g at the symmetric point, per coordinate."""
         base = self.symmetric_point(state)
         leaves = jax.tree.leaves(base)
         odd = [i for i, p in enumerate(self.parity) if p == ODD]
@@ -211,11 +247,7 @@ class UpdateMap(eqx.Module):
             _, (column, out) = jax.jvp(response, (at, zero), (direction, jnp.zeros_like(zero)))
             f_s.append(column)
             u_s.append(out)
-        r = _eliminate(
-            [[f_s[j][i] + (i == j) for j in range(len(odd))] for i in range(len(odd))], [-f for f in f_g]
-        )
-        d = -u_g - sum((u * x for u, x in zip(u_s, r, strict=True)), jnp.zeros_like(zero))
-        return (d[:1] if self.uniform else d), r
+        return f_s, f_g, u_s, u_g
 
     def averaged(
         self, state: State, g: Vector, variance: Vector, w: Vector, response: list[Vector]
@@ -297,6 +329,12 @@ class UpdateMap(eqx.Module):
         return bool(jnp.all(oscillating <= still * (1 + 1e-5)))
 
 
+def _plus_identity(columns: list[list[Array]]) -> list[list[Array]]:
+    """I + F by rows, of F by columns."""
+    size = len(columns)
+    return [[columns[j][i] + (i == j) for j in range(size)] for i in range(size)]
+
+
 def _eliminate(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
     """Solve one small linear system per coordinate by elimination; entries are (n,) vectors."""
     m, b = [list(row) for row in matrix], list(rhs)
@@ -318,6 +356,7 @@ def _probed(
     """An optimizer's map, its numbers still to be taken."""
     seen = classify(transformation, size, dtype)
     built = cls(transformation, size, dtype, seen.parity, False, seen.refusal, scheduled=seen.scheduled)
+    built = replace(built, coupled=seen.coupled)
     if seen.refusal is not None:
         return built
     return replace(built, separate=seen.separate)._with_response(seen.leaves)

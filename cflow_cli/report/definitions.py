@@ -32,6 +32,9 @@ ABOVE = 2.1
 TAIL = 50
 """Steps at the end over which distances are averaged."""
 
+BURSTS = 0.5
+"""Burst number from which an optimizer with a momentum leaves what the central flow can describe."""
+
 OBSERVED = ("discrete", "midpoint")
 """Processes that are the real optimizer; every other process is a flow."""
 
@@ -45,6 +48,7 @@ _NAMES = {
     "linear": "linearised network",
     "minibatch": "mini-batches",
 }
+_ADJECTIVES = {"two_phase": "two-phase"}
 
 
 def is_flow(process: str) -> bool:
@@ -54,7 +58,7 @@ def is_flow(process: str) -> bool:
 
 def words(process: str) -> str:
     """What a process is called in legends and in the meaning of a column."""
-    return _NAMES.get(process, f"{process} flow")
+    return _NAMES.get(process, f"{_ADJECTIVES.get(process, process)} flow")
 
 
 def series(metrics: pd.DataFrame, process: str, column: str) -> pd.Series:
@@ -275,6 +279,13 @@ QUANTITIES: tuple[Quantity, ...] = (
         f"effective eigenvalues at the edge at the end, of the {_WITNESS}",
     ),
     Quantity(
+        "burst_number",
+        "bursts",
+        "number",
+        "B = √(2 r κ ln(σ/ε)): logarithm of how much an oscillation grows per step in the first burst at the edge; the "
+        f"central flow of a momentum is not to be believed from {BURSTS} on",
+    ),
+    Quantity(
         "s_eff",
         "S_eff optimizer",
         "number",
@@ -299,6 +310,22 @@ QUANTITIES: tuple[Quantity, ...] = (
         "number",
         "distance of the {} from the optimizer over that of the stable flow, both means over the last "
         f"{TAIL} steps that both flows reached, once the optimizer oscillates",
+    ),
+    Quantity(
+        "floor",
+        "floor",
+        "number",
+        "of runs that differ in kick_seed alone: distance at the last step of a run from the mean of the others, over "
+        "that of the stable flow; no model that does not know the kicks can be expected below it",
+    ),
+    Quantity(
+        "pair", "pair", "number", "the same from another run, a mean over them: what a simulation would reach"
+    ),
+    Quantity(
+        "ens_{}",
+        "{} / stable, mean run",
+        "number",
+        "the same of the {}, from the mean of all these runs instead",
     ),
     Quantity(
         "loss_error_{}",
@@ -387,7 +414,9 @@ def quantities(flows: Sequence[str], own: Sequence[Quantity] = ()) -> list[Quant
             continue
         for flow in flows:
             # The stable flow is what others are compared with, and it does not stay at the edge.
-            if quantity.name == "distance_ratio_{}" and (flow == "stable" or "stable" not in flows):
+            if quantity.name in ("distance_ratio_{}", "ens_{}") and (
+                flow == "stable" or "stable" not in flows
+            ):
                 continue
             if quantity.name == "s_eff_{}" and flow in AT_REST:
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cflow_cli.errors import UserError, attempt
+from cflow_cli.report import yardstick
 from cflow_cli.report.summary import Summary, names_of, not_begun, summarise_folder
 from cflow_cli.runs import sweeps
 from cflow_cli.runs.sweeps import Cell
@@ -81,6 +82,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
     for summary in begun:
         if summary.values["status"] not in ("unreadable", "done", "diverged"):
             summary.values["status"] = status_of.get(summary.folder.resolve(), summary.values["status"])
+    yardstick.add(begun)
     others = [not_begun(cell, name) for cell, name in zip(waiting, names[len(folders) :])]
     swept = dict.fromkeys(key for folder in cells for key in sweeps.read(folder).axes)
     return Gathered(begun, _order_by_number([*begun, *others], cells), cells, list(swept), faults, kernels)

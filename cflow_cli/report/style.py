@@ -18,6 +18,7 @@ COLOURS: dict[str, str] = {
     "ablated": "#E69F00",
     "linear": "#7F3C8D",
     "minibatch": "#8C6D31",
+    "two_phase": "#882255",
 }
 _OTHERS = ("#999999", "#11A579", "#80BA5A")
 
@@ -27,6 +28,7 @@ DASHES: dict[str, Any] = {
     "ablated": (0, (4, 1, 1, 1)),
     "rod": (0, (1, 1)),
     "edge": (0, (3, 1)),
+    "two_phase": (0, (6, 1, 2, 1)),
     "linear": (0, (8, 1.5, 2, 1.5)),
 }
 

@@ -14,7 +14,7 @@ import pandas as pd
 from cflow_cli.config.tree import flatten
 from cflow_cli.errors import attempt
 from cflow_cli.records import Status
-from cflow_cli.report import definitions, kept, smoothing
+from cflow_cli.report import bursts, definitions, kept, smoothing
 from cflow_cli.report.definitions import Quantity
 from cflow_cli.storage import Run, read_run
 
@@ -33,6 +33,7 @@ _COLUMNS = (
     "predicted_loss",
     "grad_norm_sq",
     "predicted_grad_norm_sq",
+    "sigma_trace",
     "distance_to_discrete",
     "status",
 )
@@ -169,9 +170,8 @@ def summarise(run: Run, name: str | None = None) -> Summary:
 
     witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
     branch = _branch(run, metrics, flows)
-    moving = [
-        flow for flow in flows if flow not in ("linear", "minibatch")
-    ]  # those that follow S_eff as it changes
+    # Those that follow S_eff as it changes.
+    moving = [flow for flow in flows if flow not in ("linear", "minibatch")]
     edge = onset = None
     if witness:
         edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
@@ -179,6 +179,8 @@ def summarise(run: Run, name: str | None = None) -> Summary:
         critical = _last(of(witness, "num_critical"))
         values |= {"edge_step": edge, "onset": onset}
         values["num_critical"] = None if critical is None else int(critical)
+        values["burst_number"], told = bursts.of(run, metrics, edge, flows)
+        notes += told
         if edge is not None:
             real = "midpoint" if "midpoint" in present else discrete
             values["s_eff"] = _mean_from(of(real, "effective_sharpness"), edge)

@@ -25,6 +25,7 @@ _DROPPED_FIRST = (
     "distance_stable",
     "distance_central",
     "wall_seconds",
+    "burst_number",
     "steps",
     "seed",
     "final_loss",

@@ -115,6 +115,7 @@ def simulation(
             seed=settings.seed,
             eigs=checked.eigs,
             kick=settings.kick,
+            kick_seed=settings.kick_seed,
             pause_every=settings.checkpoint.steps,
         )
         built = Simulation(

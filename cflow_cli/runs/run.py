@@ -275,7 +275,8 @@ def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None)
             raise
         status, reason = "failed", describe_failure(error, folder, "run")
     try:
-        writer.finish(status, reason=reason, **_outcome(simulation))
+        known = _oscillation(simulation) if status == "done" else {}
+        writer.finish(status, reason=reason, **_outcome(simulation), **known)
     except UserError as error:
         status, reason = "failed", str(error)
     if outcome := tracking.finish(status):
@@ -355,6 +356,7 @@ def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
         "steps": settings.steps,
         "warm_start": simulation.warm_start,
         "kick": settings.kick,
+        "kick_seed": settings.seed if settings.kick_seed is None else settings.kick_seed,
         "optimizer_loop": _loop(settings.kick),
         "seed": settings.seed,
         "dtype": settings.dtype,
@@ -401,3 +403,9 @@ def _outcome(simulation: Simulation) -> dict[str, Any]:
         "counts": simulation.counts,
         "processes": simulation.statuses,
     }
+
+
+def _oscillation(simulation: Simulation) -> dict[str, Any]:
+    from cflow_cli.engine import growth
+
+    return {"oscillation": growth.of_oscillations(simulation)}
