@@ -23,7 +23,7 @@ MatVec = Callable[[Rows], Rows]
 
 # Pairs that are only watched may be this much less accurate: the error of an eigenvalue is of the order of its residual
 # squared, at the default tolerance (5 · 0.03)² or 2 % of it.
-SLACK_BELOW_CRITICAL = 5.0
+_SLACK_BELOW_CRITICAL = 5.0
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -197,11 +197,7 @@ def track(
     start = rayleigh_ritz(matvec, vectors)
 
     def unmet(pairs: RitzPairs) -> Bool[Array, ""]:
-        first = jnp.arange(size) == 0
-        wanted = (pairs.values > above) | first
-        scale = jnp.maximum(jnp.abs(pairs.values), 1e-3 * jnp.max(jnp.abs(pairs.values)))
-        allowed = tolerance * jnp.where((pairs.values > critical) | first, 1, SLACK_BELOW_CRITICAL)
-        return jnp.any(wanted & (pairs.residuals > allowed * scale))
+        return misses(pairs.values, pairs.residuals, above, tolerance, critical)
 
     def body(carry: tuple[RitzPairs, Rows, Rows, Array]) -> tuple[RitzPairs, Rows, Rows, Array]:
         pairs, change, change_products, i = carry
@@ -223,6 +219,21 @@ def track(
     zeros = jnp.zeros_like(vectors)
     pairs, *_ = jax.lax.while_loop(unfinished, body, (start, zeros, zeros, jnp.zeros((), jnp.int32)))
     return pairs._replace(converged=~unmet(pairs))
+
+
+def misses(
+    values: Float[Array, " block"],
+    residuals: Float[Array, " block"],
+    above: float | Array,
+    tolerance: float,
+    critical: float,
+) -> Bool[Array, ""]:
+    """Whether a wanted pair has a residual above its tolerance; see :func:`track`."""
+    first = jnp.arange(values.shape[0]) == 0
+    wanted = (values > above) | first
+    scale = jnp.maximum(jnp.abs(values), 1e-3 * jnp.max(jnp.abs(values)))
+    allowed = tolerance * jnp.where((values > critical) | first, 1, _SLACK_BELOW_CRITICAL)
+    return jnp.any(wanted & (residuals > allowed * scale))
 
 
 def random_rows(key: Array, size: int, n: int, dtype: jnp.dtype) -> Rows:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cflow_cli.curvature.block import SLACK_BELOW_CRITICAL, MatVec, Rows, combine, gram, ritz_of_grams
+from cflow_cli.curvature.block import MatVec, Rows, combine, gram, misses, ritz_of_grams
 
 
 class Pairs(NamedTuple):
@@ -90,11 +90,7 @@ def track(
     size = covectors.shape[0]
 
     def unmet(values: Array, residuals: Array) -> Bool[Array, ""]:
-        first = jnp.arange(size) == 0
-        wanted = (values > above) | first
-        scale = jnp.maximum(jnp.abs(values), 1e-3 * jnp.max(jnp.abs(values)))
-        allowed = tolerance * jnp.where((values > critical) | first, 1, SLACK_BELOW_CRITICAL)
-        return jnp.any(wanted & (residuals > allowed * scale))
+        return misses(values, residuals, above, tolerance, critical)
 
     def rest(basis: _Basis, values: Array) -> tuple[Rows, Rows, Array]:
         r = basis.h - values[:, None] * basis.z

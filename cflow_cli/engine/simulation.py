@@ -186,7 +186,8 @@ class Simulation:
         if isinstance(kind, Linear):
             self.problem.linearised(self.problem.w0)  # says so where there is no network
             every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
-            return LinearProcess(self.optimizer, every, branches, self.eigs, self.options.measurements)
+            measured = self.options.measurements
+            return LinearProcess(self.optimizer, self.eigs, every, branches, measurements=measured)
         if isinstance(kind, Minibatch):
             examples = self.problem.num_examples
             if kind.batch_size > examples:
@@ -197,8 +198,8 @@ class Simulation:
                     "weights; take it out of the processes"
                 )
             key, every = jax.random.PRNGKey(kind.seed), jnp.asarray(kind.every, jnp.int32)
-            batches = (key, every, kind.batch_size, kind.order)
-            return MinibatchProcess(self.optimizer, *batches, self.eigs, self.options.measurements)
+            batches, measured = (key, kind.batch_size, kind.order), self.options.measurements
+            return MinibatchProcess(self.optimizer, self.eigs, every, *batches, measurements=measured)
         return Observer(self.optimizer, self.eigs, self.options.measurements)
 
     @property

@@ -15,6 +15,7 @@ the Chebyshev recursion.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,22 +50,11 @@ def mean_gradient(
     Damped first-order Chebyshev recursion with ``stages`` gradients, the first of them given:
     y_j = μ_j y_{j−1} + ν_j y_{j−2} − μ̃_j dt D∇L(y_{j−1}), stable for eigenvalues of D H up to (2 − 4ε/3)s²/dt.
     """
-    dtype = w.dtype
-    s = stages.astype(dtype)
-    w0 = 1 + _DAMPING / s**2
-    angle = jnp.arccosh(w0)
-    w1 = jnp.cosh(s * angle) / (s * jnp.sinh(s * angle)) * jnp.sqrt(w0**2 - 1)
-
-    def recur(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        older, old, t_older, t_old = carry
-        t = 2 * w0 * t_old - t_older
-        move = -dt * d * problem.gradient(old)
-        new = (2 * w0 * t_old * old - t_older * older + 2 * w1 * t_old * move) / t
-        return old, new, t_old, t
+    w0, w1 = _coefficients(stages, w.dtype)
 
     def several(gradient: Array) -> Array:
         first = w - w1 / w0 * dt * d * gradient
-        _, end, _, _ = jax.lax.fori_loop(1, stages, recur, (w, first, jnp.ones((), dtype), w0.astype(dtype)))
+        end = _chebyshev(w, first, lambda y: -dt * d * problem.gradient(y), w0, w1, stages)
         return (w - end) / (d * dt)
 
     return jax.lax.cond(stages > 1, several, lambda g: g, gradient)
@@ -78,20 +68,39 @@ def mean_gradient_along(
     stages: Int[Array, ""],
 ) -> Float[Array, " params"]:
     """The same over a whole step where D is an operator, g ↦ D g: the recursion runs in q, with y = w − D q."""
-    dtype = w.dtype
+    w0, w1 = _coefficients(stages, w.dtype)
+
+    def several(gradient: Array) -> Array:
+        first = w1 / w0 * gradient
+        return _chebyshev(
+            jnp.zeros_like(w), first, lambda q: problem.gradient(w - step_size(q)), w0, w1, stages
+        )
+
+    return jax.lax.cond(stages > 1, several, lambda g: g, gradient)
+
+
+def _coefficients(stages: Int[Array, ""], dtype: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """w₀ = 1 + ε/s² and w₁ = T_s(w₀)/T_s'(w₀) of the recursion with s stages."""
     s = stages.astype(dtype)
     w0 = 1 + _DAMPING / s**2
     angle = jnp.arccosh(w0)
-    w1 = jnp.cosh(s * angle) / (s * jnp.sinh(s * angle)) * jnp.sqrt(w0**2 - 1)
+    return w0, jnp.cosh(s * angle) / (s * jnp.sinh(s * angle)) * jnp.sqrt(w0**2 - 1)
+
+
+def _chebyshev(
+    start: Float[Array, " params"],
+    first: Float[Array, " params"],
+    move: Callable[[Array], Array],
+    w0: Float[Array, ""],
+    w1: Float[Array, ""],
+    stages: Int[Array, ""],
+) -> Float[Array, " params"]:
+    """y_s of the recursion from y_0 and y_1, with the move dt y' at every y."""
 
     def recur(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         older, old, t_older, t_old = carry
         t = 2 * w0 * t_old - t_older
-        force = problem.gradient(w - step_size(old))
-        return old, (2 * w0 * t_old * old - t_older * older + 2 * w1 * t_old * force) / t, t_old, t
+        new = (2 * w0 * t_old * old - t_older * older + 2 * w1 * t_old * move(old)) / t
+        return old, new, t_old, t
 
-    def several(gradient: Array) -> Array:
-        start = (jnp.zeros_like(w), w1 / w0 * gradient, jnp.ones((), dtype), w0.astype(dtype))
-        return jax.lax.fori_loop(1, stages, recur, start)[1]
-
-    return jax.lax.cond(stages > 1, several, lambda g: g, gradient)
+    return jax.lax.fori_loop(1, stages, recur, (start, first, jnp.ones((), start.dtype), w0))[1]

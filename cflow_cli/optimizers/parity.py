@@ -230,6 +230,18 @@ def derivative(
     rows
         Tangents of odd places, with a leading axis; missing ones are zero.
     """
+    moving, at, floating, results = _in_odd_arguments(program, line, known, rows)
+
+    def along(*tangents: Array) -> list[Array]:
+        return jax.jvp(results, at, tangents)[1]
+
+    return dict(zip(floating, jax.vmap(along)(*(rows[p] for p in moving)), strict=True))
+
+
+def _in_odd_arguments(
+    program: Program, line: Line, known: dict[int, Any], rows: dict[int, Array]
+) -> tuple[list[int], tuple[Array, ...], list[int], Callable[..., list[Array]]]:
+    """A line as a function of those arguments that have rows: their places and values, floating results, and it."""
     moving = [p for p in dict.fromkeys(line.inputs) if p in rows]
     at = tuple(_value(program, known, p) for p in moving)
     floating = [o for o in line.outputs if program.is_float(o)]
@@ -239,10 +251,7 @@ def derivative(
         found = line.call(*(own[p] if p in own else _value(program, known, p) for p in line.inputs))
         return [x for x, o in zip(found, line.outputs, strict=True) if o in floating]
 
-    def along(*tangents: Array) -> list[Array]:
-        return jax.jvp(results, at, tangents)[1]
-
-    return dict(zip(floating, jax.vmap(along)(*(rows[p] for p in moving)), strict=True))
+    return moving, at, floating, results
 
 
 def _value(program: Program, known: dict[int, Any], place: int) -> Any:
@@ -268,14 +277,7 @@ def bending(
     rows, weighted
         Tangents t_i of odd places, and y_i = Σ_j X_ij t_j.
     """
-    moving = [p for p in dict.fromkeys(line.inputs) if p in rows]
-    at = tuple(known[p] for p in moving)
-    floating = [o for o in line.outputs if program.is_float(o)]
-
-    def results(*values: Array) -> list[Array]:
-        own = dict(zip(moving, values, strict=True))
-        found = line.call(*(own[p] if p in own else known[p] for p in line.inputs))
-        return [x for x, o in zip(found, line.outputs, strict=True) if o in floating]
+    moving, at, floating, results = _in_odd_arguments(program, line, known, rows)
 
     def second(ts: tuple[Array, ...], ys: tuple[Array, ...]) -> list[Array]:
         def slope(*values: Array) -> list[Array]:

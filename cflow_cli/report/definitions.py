@@ -39,7 +39,10 @@ OBSERVED = ("discrete", "midpoint")
 """Processes that are the real optimizer; every other process is a flow."""
 
 
-AT_REST = ("stable", "linear", "minibatch")
+COMPANIONS = ("linear", "minibatch")
+"""Runs of the optimizer itself on another loss, which follow S_eff as theirs changes, not as the optimizer's does."""
+
+AT_REST = ("stable", *COMPANIONS)
 """Models without an oscillation: no step of theirs holds S_eff at 2, and of their spectrum the largest is followed."""
 
 _NAMES = {

@@ -171,7 +171,7 @@ def summarise(run: Run, name: str | None = None) -> Summary:
     witness = next((p for p in ("central", "midpoint", "discrete") if p in present), None)
     branch = _branch(run, metrics, flows)
     # Those that follow S_eff as it changes.
-    moving = [flow for flow in flows if flow not in ("linear", "minibatch")]
+    moving = [flow for flow in flows if flow not in definitions.COMPANIONS]
     edge = onset = None
     if witness:
         edge = definitions.edge_step(of(witness, "effective_sharpness"), branch)
