@@ -6,7 +6,7 @@ knows, and the :class:`~cflow_cli.measurements.base.Point` at which measurements
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -260,7 +260,13 @@ class FlowProcess(eqx.Module):
         keep = min(block, state.x.shape[0])
         x = jnp.zeros((block, block), state.x.dtype).at[:keep, :keep].set(state.x[:keep, :keep])
         fresh = self.stepper.start(state.weights, block)
-        memory = jax.tree.map(lambda old, new: old if old.shape == new.shape else new, state.memory, fresh)
+        memory, kept_as = fresh, cast(Any, jax.tree.structure(state.memory))
+        if kept_as == jax.tree.structure(
+            fresh
+        ):  # else it would take too much, and nothing is kept from now on
+            memory = jax.tree.map(
+                lambda old, new: old if old.shape == new.shape else new, state.memory, fresh
+            )
         return state._replace(vectors=resized(state.vectors, block, key), x=x, memory=memory)
 
     def retaining(self, state: FlowState, tried: FlowState) -> FlowState:

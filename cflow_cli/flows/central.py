@@ -29,8 +29,6 @@ from cflow_cli.flows.stable import mean_gradient, num_stages
 from cflow_cli.flows.third_derivatives import (
     Directions,
     Remembered,
-    ThirdDerivatives,
-    differentiate,
     differentiate_or_turn,
     remember_none,
 )
@@ -61,7 +59,8 @@ class CentralStepper(eqx.Module):
     damping
         Whether a step along the critical directions is the exponential one; False only to measure what that is for.
     third_derivatives_every
-        Sub-steps that third derivatives serve, turned with the critical directions, unless the set of those changes.
+        Sub-steps that third derivatives serve, turned with the critical directions, unless the set of those changes;
+        None for as many as they foretell the curvature there.
     """
 
     optimizer: UpdateMap
@@ -70,13 +69,11 @@ class CentralStepper(eqx.Module):
     pair_batch: int = eqx.field(static=True)
     penalty: bool = eqx.field(static=True, default=True)
     damping: bool = eqx.field(static=True, default=True)
-    third_derivatives_every: int = eqx.field(static=True, default=1)
+    third_derivatives_every: int | None = eqx.field(static=True, default=None)
 
     def start(self, weights: Float[Array, " params"], block: int) -> Remembered | tuple[()]:
         """No memory beyond X, but for third derivatives that are used again."""
-        if self.third_derivatives_every == 1:
-            return ()
-        return remember_none(weights, block, self.optimizer.uniform)
+        return remember_none(weights, block, self.optimizer.uniform, self.third_derivatives_every)
 
     def __call__(
         self, problem: Problem, state: FlowState, counters: Any, iterations: Int[Array, ""]
@@ -88,7 +85,10 @@ class CentralStepper(eqx.Module):
         edge = self.eigs.critical_above
         critical = jnp.where(state.oscillates, jnp.sum(values > edge), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(values[0] * self.dt, edge))
-        memory, third = self._third_derivatives(problem, state, here, critical)
+        directions = Directions(here.pairs.vectors, here.root, critical, values)
+        memory, third = differentiate_or_turn(
+            problem, w, directions, self.pair_batch, state.memory, self.third_derivatives_every
+        )
 
         def smooth(_: None) -> Move:
             gradient = mean_gradient(problem, w, linear.gradient, here.d, self.dt, stages)
@@ -125,17 +125,6 @@ class CentralStepper(eqx.Module):
         info = here.info(oscillation, gradients=stages, third_derivatives=third.computed, solved=move.solved)
         new = w + self.dt * move.delta
         return FlowState(new, move.after, here.pairs.ahead, move.x, state.oscillates, memory), info
-
-    def _third_derivatives(
-        self, problem: Problem, state: FlowState, here: Linearised, critical: Int[Array, ""]
-    ) -> tuple[Any, ThirdDerivatives]:
-        """New memory, and the third derivatives along the critical directions."""
-        directions = Directions(here.pairs.vectors, here.root, critical)
-        if self.third_derivatives_every == 1:
-            return (), differentiate(problem, state.weights, directions, self.pair_batch)
-        return differentiate_or_turn(
-            problem, state.weights, directions, self.pair_batch, state.memory, self.third_derivatives_every
-        )
 
     def _calm_move(self, state: FlowState, here: Linearised, gradient: Array) -> Move:
         """A step without oscillation: the optimizer's own, or the part of it that belongs to a time dt."""

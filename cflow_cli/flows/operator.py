@@ -119,9 +119,8 @@ class OperatorStepper(eqx.Module):
         )
         critical = jnp.where(state.oscillates, jnp.sum(pairs.values > edge), 0)
         stages = jnp.where(state.oscillates, 1, num_stages(pairs.values[0], edge))
-        third = differentiate(
-            problem, w, Directions(pairs.vectors, jnp.ones(1, w.dtype), critical), self.pair_batch
-        )
+        directions = Directions(pairs.vectors, jnp.ones(1, w.dtype), critical, pairs.values)
+        third = differentiate(problem, w, directions, self.pair_batch)
 
         def smooth(_: None) -> _Move:
             gradient = mean_gradient_along(

@@ -110,32 +110,34 @@ class Central(Flow):
     substeps
         Sub-steps per optimizer step; time step dt = 1/substeps.
     third_derivatives_every
-        Sub-steps that third derivatives serve, turned with the critical directions, while those stay in one span.
+        Sub-steps that third derivatives serve, turned with the critical directions, while those stay in one span; or
+        "auto", for as many as they foretell the curvature along those within 0.003, eight at most, and where all that
+        is kept takes 256 MB at most.
     """
 
     name = "central"
     holds_the_edge = True
-    third_derivatives_every: int = 1
+    third_derivatives_every: int | str = "auto"
 
     def __post_init__(self) -> None:
         """Check what no type can say."""
         super().__post_init__()
-        if self.third_derivatives_every < 1:
-            raise ValueError(
-                f"third_derivatives_every must be at least 1, got {self.third_derivatives_every}"
-            )
+        every = self.third_derivatives_every
+        if every != "auto" and not (isinstance(every, int) and every >= 1):
+            raise ValueError(f"third_derivatives_every must be at least 1, or auto; got {every}")
 
     def stepper(self, optimizer: Any, eigs: EigsOptions) -> Stepper:
         """The central flow's; UserError for an optimizer that cannot be."""
         own: Any = super().stepper(optimizer, eigs)
+        every = self.third_derivatives_every
         if optimizer.is_operator:
-            if self.third_derivatives_every > 1:
+            if every not in (1, "auto"):
                 raise UserError(
                     "this optimizer is not elementwise, and its central flow computes third derivatives at every "
-                    "step: set processes.central.third_derivatives_every=1"
+                    "step: set processes.central.third_derivatives_every=auto"
                 )
             return own
-        return replace(own, third_derivatives_every=self.third_derivatives_every)
+        return replace(own, third_derivatives_every=None if every == "auto" else every)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ _LINEAR = frozenset(
         *("dynamic_slice", "dynamic_update_slice", "reduce_precision"),
     }
 )
+# Values that are compared at once take at most so many bytes.
+_MOST_BYTES = 2**28
 # Two results are the same up to this part of the largest entry: far above rounding in float32.
 _SAME = 1e-4
 
@@ -148,23 +150,18 @@ class Program:
         """Whether a place holds floating numbers."""
         return jnp.issubdtype(self.avals[place].dtype, jnp.floating)
 
-    def differences(self, plus: Sequence[Array], minus: Sequence[Array]) -> dict[int, Array]:
-        """Per place how far its values for two sets of arguments are from being the same, or each other's negative.
-
-        Shape (3,) each: largest |a − b|, |a + b| and |a|; of integers the first is whether any differ.
-        """
-        one, other = (self.run(dict(zip(self.inputs, given, strict=True))) for given in (plus, minus))
-        found = {}
-        for place in one.keys() - self.constants.keys():
-            a, b = one[place], other[place]
-            if not self.is_float(place):
-                differ = jnp.any(a != b) if a.size else jnp.asarray(False)
-                found[place] = jnp.stack([differ.astype(jnp.float32), jnp.ones(()), jnp.ones(())])
-                continue
-            a, b = jnp.nan_to_num(a), jnp.nan_to_num(b)
-            parts = [jnp.max(jnp.abs(x), initial=0) for x in (a - b, a + b, a)]
-            found[place] = jnp.stack(parts).astype(jnp.float32)
-        return found
+    def in_parts(self, most: int) -> list[list[int]]:
+        """All places but the constants, in parts whose values take so many bytes at most, or are one."""
+        parts: list[list[int]] = []
+        left = 0
+        for place in dict.fromkeys([*self.inputs, *(o for line in self.lines for o in line.outputs)]):
+            size = self.avals[place].size * self.avals[place].dtype.itemsize
+            if not parts or size > left:
+                parts.append([])
+                left = most
+            parts[-1].append(place)
+            left -= size
+        return parts
 
 
 def _opened(inner: Any) -> tuple[Jaxpr, Sequence[Any]]:
@@ -191,8 +188,46 @@ def _caller(primitive: Any, params: dict[str, Any]) -> Callable[..., list[Any]]:
     return call
 
 
+def differences(
+    program: Program, points: Sequence[tuple[Sequence[Array], Sequence[Array]]], jit: Callable[..., Any]
+) -> list[dict[int, np.ndarray]]:
+    """How far the values of each place are, at each point, from being the same or each other's negative.
+
+    Shape (3,) each: largest |a − b|, |a + b| and |a|; of integers the first is whether any differ.
+
+    Parameters
+    ----------
+    program, points
+        Where, and the two sets of arguments of each point.
+    jit
+        Compiles what computes the values. They are compared outside, because sums over hundreds of them take longer to
+        compile than all else.
+    """
+    found: list[dict[int, np.ndarray]] = [{} for _ in points]
+    for places in program.in_parts(_MOST_BYTES):
+
+        @jit
+        def values(*arguments: Array, places: Sequence[int] = tuple(places)) -> list[Array]:
+            known = program.run(dict(zip(program.inputs, arguments, strict=True)))
+            return [known[p] for p in places]
+
+        for at, (plus, minus) in zip(found, points, strict=True):
+            both = (jax.device_get(values(*given)) for given in (plus, minus))
+            for place, a, b in zip(places, *both, strict=True):
+                at[place] = _difference(np.asarray(a), np.asarray(b), program.is_float(place))
+    return found
+
+
+def _difference(a: np.ndarray, b: np.ndarray, floating: bool) -> np.ndarray:
+    if not floating:
+        return np.asarray([np.any(a != b), 1, 1], np.float32)
+    with np.errstate(over="ignore"):
+        a, b = np.nan_to_num(a), np.nan_to_num(b)
+        return np.asarray([np.max(np.abs(x), initial=0) for x in (a - b, a + b, a)]).astype(np.float32)
+
+
 def parities(differences: Sequence[dict[int, np.ndarray]]) -> dict[int, str]:
-    """Parity of every place from :meth:`Program.differences` at several points.
+    """Parity of every place from :func:`differences` at several points.
 
     What is zero at one point is told by the others; what is zero at all of them is even.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jaxtyping import Array
 from cflow_cli.errors import UserError
 from cflow_cli.optimizers.classify import COUNTER, EVEN, ODD, scheduled_leaves
 from cflow_cli.optimizers.operator_map import OperatorMap, Rows, Shape, Split, State, Vector
-from cflow_cli.optimizers.parity import MIXED, Line, Program, is_linear, parities
+from cflow_cli.optimizers.parity import MIXED, Line, Program, differences, is_linear, parities
 from cflow_cli.optimizers.update_map import UpdateMap
 
 # Steps with random gradients after which an optimizer is looked at: Adafactor's mean of g² is one over some 20 by then.
@@ -38,6 +38,12 @@ _ROUNDING = 1e-3
 # The response with even results held and the true derivative differ by more for maps that act like a sign. Measured:
 # 0.000 normalised gradient descent and clipping, 0.03 Shampoo and Adafactor, 1.0 Muon.
 _LARGEST_GAP = 0.3
+
+# What is run once or twice is compiled without the passes that would make it fast.
+_jit = partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
 
 
 def map_of(
@@ -159,9 +165,7 @@ def _probed(
         return [*jax.tree.leaves(new), delta]
 
     program = Program(whole, w, *leaves, w)
-    compare = jax.jit(program.differences)
-    found = [jax.device_get(compare(plus, minus)) for plus, minus in points]
-    parity = parities(found)
+    parity = parities(differences(program, points, _jit))
     # A leaf that nothing looks at keeps the place of an even one.
     leaf = [parity.get(p, EVEN) if program.is_float(p) else COUNTER for p in program.inputs[1:-1]]
     own = tuple(EVEN if p == MIXED else p for p in leaf)
@@ -175,7 +179,7 @@ def _probed(
 def _points(flat: optax.GradientTransformation, w: np.ndarray) -> list[tuple[list[Any], list[Any]]]:
     """Arguments (g, state, w) after steps with random gradients of several sizes, and those of their negatives."""
 
-    @jax.jit
+    @_jit
     def arguments(gs: Array, w: Array) -> list[Array]:
         state, _ = jax.lax.scan(lambda s, g: (flat.update(g, s, w)[1], None), flat.init(w), gs[:-1])
         return [gs[-1], *jax.tree.leaves(state), w]
@@ -241,7 +245,7 @@ def _examined(built: OperatorMap, point: list[Any], unravel: Callable[[Vector], 
     structure = jax.tree.structure(jax.eval_shape(built.init, w))
     rows = np.random.default_rng(2).standard_normal((3, built.size)).astype(built.dtype)
 
-    @jax.jit
+    @_jit
     def look(g: Array, leaves: list[Array], w: Array, rows: Array) -> Any:
         state = jax.tree.unflatten(structure, leaves)
         even = built.held(state, g, w)
@@ -276,7 +280,7 @@ def _examined(built: OperatorMap, point: list[Any], unravel: Callable[[Vector], 
         return replace(built, refusal=f"its momenta are of more than {_MOST_MOMENTA} kinds")
     built = replace(built, momenta=momenta)
 
-    @jax.jit
+    @_jit
     def products(g: Array, leaves: list[Array], w: Array, rows: Array) -> Array:
         state = jax.tree.unflatten(structure, leaves)
         return built.response(built.held(state, g, w), rows)[0]
