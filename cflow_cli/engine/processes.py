@@ -260,10 +260,9 @@ class FlowProcess(eqx.Module):
         keep = min(block, state.x.shape[0])
         x = jnp.zeros((block, block), state.x.dtype).at[:keep, :keep].set(state.x[:keep, :keep])
         fresh = self.stepper.start(state.weights, block)
-        memory, kept_as = fresh, cast(Any, jax.tree.structure(state.memory))
-        if kept_as == jax.tree.structure(
-            fresh
-        ):  # else it would take too much, and nothing is kept from now on
+        # Of another form where it would take too much from now on.
+        memory, form = fresh, cast(Any, jax.tree.structure(fresh))
+        if form == jax.tree.structure(state.memory):
             memory = jax.tree.map(
                 lambda old, new: old if old.shape == new.shape else new, state.memory, fresh
             )
