@@ -10,14 +10,16 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cflow_cli import __version__
+from cflow_cli import __version__, together
 from cflow_cli.commands import SUMMARIES
 from cflow_cli.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
+    LOST,
     UserError,
     did_you_mean,
+    is_loss,
     printable,
     wants_traceback,
 )
@@ -26,6 +28,8 @@ from cflow_cli.errors import (
 def entry() -> NoReturn:
     """The program ``cflow``: :func:`main`, and an exit that waits for nothing that was interrupted or hangs."""
     status = main()
+    if together.count() > 1 and status != 0:
+        together.leave(status)
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     # XLA's compiler may be at work in one of them: it can take minutes, and cannot be stopped. A tracker that waits for
     # its server may have told the interpreter to do so at its end, too.
@@ -57,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if wants_traceback():
             raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        if not isinstance(error, together.Told):
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -69,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if wants_traceback():
             raise
+        if is_loss(error):
+            print(f"error: {LOST}", file=sys.stderr)
+            return EXIT_FAILED
         text = printable(" ".join(str(error).split())[:300])
         print(f"error: {type(error).__name__}: {text} (CFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         return EXIT_FAILED

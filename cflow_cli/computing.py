@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from platformdirs import user_cache_path
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_Tree = TypeVar("_Tree")
 
 
 @contextlib.contextmanager
@@ -28,9 +31,10 @@ def beside(array: jax.Array) -> Iterator[None]:
     Parameters
     ----------
     array
-        Of any shape; of several devices that share it, the first is meant.
+        Of any shape; of several devices that share it, the first of this program's own is meant.
     """
-    first = min(array.devices(), key=lambda device: device.id)
+    own: set[Any] = array.sharding.addressable_devices
+    first = min(own, key=lambda device: device.id)
     with jax.default_device(first), jax.default_matmul_precision("highest"):
         yield
 
@@ -45,6 +49,25 @@ def beside_problem(function: Callable[_Arguments, _Result]) -> Callable[_Argumen
             return function(*args, **settings)
 
     return there
+
+
+def agreed(value: int, array: jax.Array) -> int:
+    """A number as the first of the programs that share an array has it, such as one that came from its clock."""
+    if array.is_fully_addressable:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def whole(tree: _Tree) -> _Tree:
+    """A tree of arrays of which each program has all, also those that are divided among the devices of several."""
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())  # type: ignore[attr-defined]
+        return jax.jit(lambda a: a, out_shardings=everywhere)(leaf)
+
+    return jax.tree.map(of, tree)
 
 
 def platform() -> str:

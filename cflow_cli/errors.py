@@ -13,6 +13,14 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+LOST = (
+    "another program of this run is gone: it was ended, or its machine cannot be reached; "
+    "cflow resume continues the run"
+)
+"""What is told where a run is computed by several programs and not all of them are there any more."""
+# Words in what JAX raises where devices of different programs cannot exchange their sums.
+_BROKEN = ("Gloo ", "remote process exited", "coordination service", "CoordinationService")
+
 
 class UserError(Exception):
     """What the user asked for cannot be done; the message says what is wrong, what is allowed, what helps."""
@@ -63,6 +71,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {best[0]}?)" if best else ""
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that another program of the run is gone."""
+    # Of several types: what has failed shows wherever a number is looked at.
+    return not isinstance(error, UserError) and any(word in str(error) for word in _BROKEN)
+
+
 def one_sentence(error: BaseException) -> str:
     """What to tell a user of an error that was not foreseen."""
     text = " ".join(str(error).split())
@@ -70,4 +84,6 @@ def one_sentence(error: BaseException) -> str:
         return "the device ran out of memory; try data.microbatch=100, a smaller data.n or a smaller model"
     if isinstance(error, UserError):
         return text
+    if is_loss(error):
+        return LOST
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from cflow_cli.computing import platform
+from cflow_cli.computing import platform, whole
 from cflow_cli.errors import UserError
 from cflow_cli.losses import MSE, Loss, as_loss
 from cflow_cli.objectives import (
@@ -336,7 +336,7 @@ class Problem(eqx.Module):
         """Which of :meth:`all_outputs` the loss looks at: all but those of masked positions; int32 indices."""
         rows = eqx.filter_eval_shape(self.all_outputs, self.w0).shape[0]
         mask = getattr(self.objective, "mask", None)
-        counted = np.ones(1, bool) if mask is None else np.asarray(mask).ravel()
+        counted = np.ones(1, bool) if mask is None else np.asarray(whole(mask)).ravel()
         return np.flatnonzero(np.repeat(counted, rows // counted.size)).astype(np.int32)
 
     @property

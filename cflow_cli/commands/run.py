@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cflow_cli import together
 from cflow_cli.commands import report
 from cflow_cli.commands.parsing import Parser
 from cflow_cli.config import tree
@@ -176,6 +177,8 @@ def conclude(result: RunResult | None) -> int:
     """Say how a run ended, and show its summary; the exit status. None is a run that had ended before."""
     if result is None:
         return 0
+    if not together.leads():
+        return result.exit_code
     if result.status == "failed":
         print(f"error: {result.reason}", file=sys.stderr)
     elif result.status == "interrupted":

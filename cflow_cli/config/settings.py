@@ -37,6 +37,7 @@ CHANGEABLE = (
     "steps",
     "device",
     "devices",
+    "distributed",
     "checkpoint",
     "data.microbatch",
     "name",
@@ -131,6 +132,11 @@ def _folder(value: Any) -> Path:
     return Path(str(value)).expanduser()
 
 
+def _coordinator(value: Any) -> str:
+    require(value == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", str(value)) is not None)
+    return str(value)
+
+
 def _fraction(value: Any) -> float:
     require(is_number(value) and 0 <= value <= 1)
     return float(value)
@@ -205,6 +211,47 @@ class InitSettings:
                 raise UserError(
                     f"init.{key} needs the run to start from: init.from=outputs/… init.{key}={value}"
                 )
+
+
+@dataclass(frozen=True)
+class DistributedSettings:
+    """Where the programs meet that compute one run together, if it is not one alone."""
+
+    coordinator: str | None = field(
+        metadata=_setting(
+            "where programs meet that share the run: HOST:PORT of the first, auto under SLURM; null for one alone",
+            "auto, the address HOST:PORT of the first program, or null",
+            unless(None, _coordinator),
+        )
+    )
+    num_processes: int | None = field(
+        metadata=_setting(
+            "how many programs; null for what SLURM or MPI says",
+            "a whole number of at least 1, or null",
+            unless(None, whole_from(1)),
+        )
+    )
+    process_id: int | None = field(
+        metadata=_setting(
+            "which of them this is, from 0; null for what SLURM or MPI says",
+            "a whole number from 0, or null",
+            unless(None, whole_from(0)),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Check what concerns several."""
+        for key, value in (("num_processes", self.num_processes), ("process_id", self.process_id)):
+            if value is not None and self.coordinator in (None, "auto"):
+                raise UserError(
+                    f"distributed.{key} needs the address at which all meet: "
+                    f"distributed.coordinator=HOST:PORT distributed.{key}={value}"
+                )
+        if None not in (self.process_id, self.num_processes) and self.process_id >= self.num_processes:  # type: ignore[operator]
+            raise UserError(
+                f"distributed.process_id must be a whole number from 0 to {self.num_processes - 1}, "  # type: ignore[operator]
+                f"got {self.process_id}"
+            )
 
 
 @dataclass(frozen=True)
@@ -305,6 +352,7 @@ class Settings:
     )
     checkpoint: CheckpointSettings = field(metadata={"node": CheckpointSettings})
     init: InitSettings = field(metadata={"node": InitSettings})
+    distributed: DistributedSettings = field(metadata={"node": DistributedSettings})
 
     def __post_init__(self) -> None:
         """Check what concerns several."""

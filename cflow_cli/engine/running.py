@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from cflow_cli.computing import whole
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
 from cflow_cli.engine.chunk import ChunkResult, State, run_chunk
@@ -97,7 +98,9 @@ class Running:
         first_, row_, count_, settled = (
             jnp.asarray(value, jnp.int32) for value in (first, row, count, self.settled)
         )
-        result = run_chunk(self.process, problem, context, self.state, path, first_, row_, count_, settled)
+        result = whole(
+            run_chunk(self.process, problem, context, self.state, path, first_, row_, count_, settled)
+        )
         self.state = result.state
         on_host = {name: value for name, value in result._asdict().items() if name != "state"}
         result = result._replace(**jax.device_get(on_host))

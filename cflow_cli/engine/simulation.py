@@ -29,7 +29,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array
 
-from cflow_cli.computing import beside, keep_programs
+from cflow_cli.computing import agreed, beside, keep_programs
 from cflow_cli.curvature.block import random_rows
 from cflow_cli.curvature.options import EigsOptions
 from cflow_cli.engine import measuring
@@ -316,7 +316,7 @@ class Simulation:
         if self._keep_rows:
             self._chunks.append(chunk)
         seconds = max(time.monotonic() - began, 1e-6) / count
-        self._pace = max(1, min(int(_CHUNK_SECONDS / seconds), self._rows))
+        self._pace = agreed(max(1, min(int(_CHUNK_SECONDS / seconds), self._rows)), self.problem.w0)
         return chunk
 
     def _next_count(self, first: int) -> int:

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 from omegaconf import DictConfig
 
+from cflow_cli import together
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import Checked
 from cflow_cli.config.settings import Settings
@@ -62,6 +63,13 @@ def parameters(model: Any, dtype: str) -> Any:
 def several_devices(settings: Settings) -> list[Any]:
     """The devices that share the data; none where one has it all."""
     kind, _, index = settings.device.partition(":")
+    if together.count() > 1:
+        if index or settings.devices not in (None, 1):
+            raise UserError(
+                "with distributed.coordinator=… all devices of all programs share the data: leave out devices=…, "
+                f"and give only the kind of device, as in device={kind}"
+            )
+        return list(jax.devices(None if kind == "auto" else kind))
     if settings.devices == 1:
         return []
     if index:

@@ -6,16 +6,43 @@ import os
 import sys
 from typing import Any
 
+from cflow_cli import together
 from cflow_cli.config.settings import Settings
 from cflow_cli.errors import UserError
+
+
+def join(settings: Settings) -> None:
+    """Meet the other programs that compute the run, where there are to be any; before anything is read or written.
+
+    Parameters
+    ----------
+    settings
+        With the place to meet at, and the kind of device.
+
+    Raises
+    ------
+    UserError
+        If they do not come together.
+    """
+    if settings.distributed.coordinator is None or together.count() > 1:
+        return
+    _hide_gpus(settings)
+    # JAX, which is loaded with the platforms that are there for it.
+    from cflow_cli.runs import meeting
+
+    meeting.meet(settings.distributed)
+
+
+def _hide_gpus(settings: Settings) -> None:
+    """Have a run on the CPU not touch the GPUs: starting their runtime costs a second and their memory."""
+    if settings.device.partition(":")[0] == "cpu" and "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def configure_jax(settings: Settings) -> Any:
     """Set precision, cache and platform before the first array is made; the device, None for JAX's choice."""
     kind, _, index = settings.device.partition(":")
-    # A run on the CPU must not touch the GPUs: starting their runtime costs a second and their memory.
-    if kind == "cpu" and "jax" not in sys.modules:
-        os.environ["JAX_PLATFORMS"] = "cpu"
+    _hide_gpus(settings)
     import jax
 
     from cflow_cli.computing import keep_programs
@@ -27,7 +54,7 @@ def configure_jax(settings: Settings) -> Any:
     if kind == "auto":
         return None
     try:
-        found = jax.devices(kind)
+        found = jax.local_devices(backend=kind)
     except RuntimeError:
         here = sorted({device.platform for device in jax.devices()})
         extra = (

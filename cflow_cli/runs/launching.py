@@ -17,11 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cflow_cli import together
 from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
-from cflow_cli.errors import UserError, one_sentence, wants_traceback
-from cflow_cli.runs import receiving, resuming, sweeps
+from cflow_cli.errors import EXIT_FAILED, LOST, UserError, one_sentence, wants_traceback
+from cflow_cli.runs import devices, receiving, resuming, sweeps
 from cflow_cli.runs.jobs import execute, prepare
 from cflow_cli.runs.run import Prepared, RunResult, choices_of, describe_command
 from cflow_cli.runs.tracking import Describe
@@ -94,18 +95,19 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
             raise UserError(
                 "the preset is for a sweep (hydra.mode=MULTIRUN): cflow run -m " + " ".join(overrides)
             )
-        reporter.check(composing.without_hydra(cfg))
+        asked = composing.without_hydra(cfg)
+        reporter.check(asked)
+        _join(asked)
         HydraConfig.instance().set_config(cfg)
         folder = Path(cfg.hydra.run.dir)
         chosen = any(text.startswith("hydra.run.dir=") for text in overrides)
-        if chosen and resuming.is_done(folder, composing.without_hydra(cfg)):
+        if chosen and together.decide(lambda: resuming.is_done(folder, asked)):
             print(f"{folder} holds this run already, done")
             return RunResult(folder, "done")
-        prepared = prepare(composing.without_hydra(cfg), folder=folder if chosen else None)
-        if chosen:
-            make_folder(folder, again=True)
-        else:
-            folder = fresh_folder(folder)
+        prepared = prepare(asked, folder=folder if chosen else None)
+        folder = together.decide(lambda: _own_folder(folder, chosen=chosen))
+        if not together.leads():
+            return execute(prepared, folder)
 
         def job(_: DictConfig) -> RunResult | UserError:
             try:
@@ -113,8 +115,6 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
             except UserError as error:
                 return error  # Hydra would log it, before it is told in its own sentence
 
-        with files.lock(folder):
-            pass  # a folder that cannot be used is told before Hydra begins a log there
         result: RunResult | UserError = hydra.run(
             config_name=tree.PRIMARY,
             task_function=job,
@@ -123,6 +123,23 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
     if isinstance(result, UserError):
         raise result
     return result
+
+
+def _join(cfg: DictConfig) -> None:
+    settings = check(cfg).settings
+    if "kernel" in cfg and settings.distributed.coordinator is not None:
+        raise UserError("a kernel is computed by one program: leave out distributed.coordinator")
+    devices.join(settings)
+
+
+def _own_folder(folder: Path, *, chosen: bool) -> Path:
+    """Make the folder of a new run, or use the one that was asked for."""
+    if chosen:
+        make_folder(folder, again=True)
+    else:
+        folder = fresh_folder(folder)
+    with files.lock(folder):
+        return folder  # one that cannot be used is told before Hydra begins a log there
 
 
 def resume(
@@ -158,6 +175,28 @@ def resume(
     UserError
         If the folder holds no run, an override would make it another one, or its config names what nobody trusts.
     """
+    _join_again(overrides)
+    found = together.decide(lambda: _unfinished(folder, overrides, config_dir, trust=trust))
+    if found is None:
+        return None
+    cfg, choices = found
+    prepared = prepare(cfg, choices=choices, folder=folder)
+    if together.leads():
+        _append_to_log(folder)
+    return execute(prepared, folder, describe=describe)
+
+
+def _join_again(overrides: Sequence[str]) -> None:
+    """Meet the other programs that are to continue a run; before anything is read that one of them may have to mend."""
+    own = [text for text in overrides if text.startswith(("distributed.", "device="))]
+    if any(text.startswith("distributed.") for text in own):
+        _join(composing.compose(own))
+
+
+def _unfinished(
+    folder: Path, overrides: Sequence[str], config_dir: Path | None, *, trust: bool
+) -> tuple[DictConfig, dict[str, str] | None] | None:
+    """Config of a run that is to be continued, and its choices; None where it has ended, which is said."""
     for note in resuming.mend(folder):
         print(f"note: {note}", flush=True)
     run = read_run(folder)
@@ -189,9 +228,7 @@ def resume(
         more = f", at step {step}; to continue it, give more steps, such as steps={2 * step}"
         print(f"{folder} is done{'' if 'kernel' in cfg else more}")
         return None
-    prepared = prepare(cfg, choices=run.manifest.get("choices"), folder=folder)
-    _append_to_log(folder)
-    return execute(prepared, folder, describe=describe)
+    return cfg, run.manifest.get("choices")
 
 
 def _append_to_log(folder: Path) -> None:
@@ -247,7 +284,7 @@ def sweep_job(cfg: DictConfig, reporter: Reporter) -> RunResult | float:
     """
     composing.register_resolvers()
     result = _run_cell(cfg, reporter.describe)
-    if cfg.objective is None:
+    if cfg.objective is None or not together.leads():
         return result
     value = reporter.objective(cfg, result.folder) if result.status == "done" else None
     print(f"{cfg.objective}: " + ("no value" if value is None else f"{value:.6g}"), flush=True)
@@ -261,7 +298,8 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         composing.scale_rate(cfg)
-        if resuming.is_done(folder, cfg):
+        _join(cfg)
+        if together.decide(lambda: resuming.is_done(folder, cfg)):
             return RunResult(folder, "done")
         _say_which()
         prepared = prepare(cfg, folder=folder)
@@ -270,7 +308,7 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     except Exception as error:
         if wants_traceback():
             raise
-        if not (folder / "manifest.json").exists():
+        if together.leads() and not (folder / "manifest.json").exists():
             writer = RunWriter(folder)
             writer.start(
                 describe_command() | {"choices": choices_of(cfg)}, OmegaConf.to_yaml(cfg, resolve=True)
@@ -279,8 +317,10 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
                 (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             writer.finish("failed", reason=one_sentence(error))
         result = RunResult(folder, "failed", one_sentence(error))
-    if result.status == "failed":
+    if result.status == "failed" and together.leads():
         print(f"error: {result.reason}", file=sys.stderr, flush=True)
+    if result.reason == LOST:
+        together.leave(EXIT_FAILED)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result

@@ -7,8 +7,10 @@ it: a sweep is checked and sent off on machines that need none.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shlex
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,20 +21,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cflow_cli import together
 from cflow_cli.config.building import build
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import Settings
 from cflow_cli.config.tree import flatten
 from cflow_cli.engine.snapshot import Snapshot, Start
-from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
+from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, is_loss, one_sentence, wants_traceback
 from cflow_cli.loggers.base import Logger, RunInfo
-from cflow_cli.runs import branching, progress, resuming, sweeps
-from cflow_cli.runs.devices import configure_jax
+from cflow_cli.runs import branching, devices, progress, resuming, sweeps
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.tracking import Describe, Tracking
-from cflow_cli.storage import RunWriter, files, manifests, mending
+from cflow_cli.storage import RunWriter, checkpoints, files, manifests, mending
 
 if TYPE_CHECKING:
+    from cflow_cli.engine.recording import Chunk
     from cflow_cli.engine.simulation import Simulation
 
 log = logging.getLogger(__name__)
@@ -123,7 +126,8 @@ def run(cfg: DictConfig, folder: Path | str | None = None) -> RunResult:
             raise UserError("run(cfg) needs a folder when Hydra has not chosen one: run(cfg, 'outputs/mine')")
         folder = HydraConfig.get().runtime.output_dir
     folder = Path(folder)
-    if resuming.is_done(folder, cfg):
+    devices.join(check(cfg).settings)
+    if together.decide(lambda: resuming.is_done(folder, cfg)):
         return RunResult(folder, "done")
     return execute(prepare(cfg, folder=folder), folder)
 
@@ -150,9 +154,12 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     """
     checked = check(cfg)
     settings = checked.settings
+    if settings.distributed.coordinator is not None:
+        # Who computes a run together is no part of what it is.
+        cfg = OmegaConf.merge(cfg, {"distributed": dict.fromkeys(cfg.distributed)})  # type: ignore[assignment]
     data = build(cfg.data, "data")
-    start, notes = branching.point(settings.init, folder)
-    device = configure_jax(settings)
+    start, notes = together.decide(lambda: branching.point(settings.init, folder))
+    device = devices.configure_jax(settings)
 
     # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
     from cflow_cli.runs import assembling
@@ -160,6 +167,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     simulation, model, several = assembling.simulation(cfg, checked, data, device, start)
     used = next(iter(simulation.problem.w0.devices()))
     words = f"{len(several)} devices ({used.device_kind})" if several else describe_device(used)
+    words += f" of {together.count()} programs" if together.count() > 1 else ""
     flows = any(process.is_flow for process in checked.processes)
     warnings = [getattr(model, "smoothness_warning", None)] if flows else []
     if flows and settings.warm_start is None and simulation.warm_start == settings.steps:
@@ -185,7 +193,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
 def describe_failure(error: Exception, folder: Path, what: str) -> str:
     """A sentence on an error that is being handled; of one that nobody foresaw the traceback is left in the folder."""
     reason = one_sentence(error)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) or is_loss(error) or not together.leads():
         return reason
     log.error("the %s failed\n%s", what, traceback.format_exc())
     (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -236,7 +244,8 @@ def execute(prepared: Prepared, folder: Path, *, describe: Describe | None = Non
     UserError
         If the folder cannot be written or another process is running it.
     """
-    with files.lock(folder):
+    with contextlib.ExitStack() as held:
+        together.decide(lambda: held.enter_context(files.lock(folder)))
         return _execute_locked(prepared, folder, describe)
 
 
@@ -247,35 +256,51 @@ def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None)
     writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
-    tracking = Tracking(prepared.loggers, _about(prepared, folder), describe)
+    loggers = prepared.loggers if together.leads() else {}
+    tracking = Tracking(loggers, _about(prepared, folder), describe)
     status, reason, reached = "done", None, simulation.step
     interrupts = Interrupts(display.say)
+
+    def take(chunk: Chunk) -> bool:
+        writer.write(chunk.metrics, chunk.eigenvalues)
+        display.advance(chunk)
+        tracking.write(chunk.metrics)
+        return saving.due()
+
     try:
         with interrupts, display:
             _announce(prepared, folder, [*notes, *_starting_notes(prepared)], display)
             for chunk in simulation:
                 interrupts.unsaved, reached = True, chunk.step
-                writer.write(chunk.metrics, chunk.eigenvalues)
-                display.advance(chunk)
-                tracking.write(chunk.metrics)
-                if interrupts.reason is not None and chunk.step < settings.steps:
-                    status, reason = "interrupted", f"{interrupts.reason} at step {chunk.step}"
+                due = together.decide(functools.partial(take, chunk))
+                stop, save = together.any_of(interrupts.reason is not None, interrupts.save or due)
+                if stop and chunk.step < settings.steps:
+                    who = interrupts.reason or "a signal to another program of the run"
+                    status, reason = "interrupted", f"{who} at step {chunk.step}"
                     break
-                if interrupts.save or saving.due():
+                if save:
                     interrupts.save = False
-                    saving.save()
-            saving.finish()
+                    together.decide(saving.save)
+            together.decide(saving.finish)
     except KeyboardInterrupt:
         status, reason = "interrupted", f"{interrupts.reason or 'Ctrl-C'} at step {reached}"
         if not interrupts.unsaved:
             reason += ", before anything was computed"
     except Exception as error:
-        if wants_traceback():
-            writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
+        lost = is_loss(error)
+        if wants_traceback() and not lost:
+            if together.leads():
+                writer.finish("failed", reason=one_sentence(error), **_outcome(simulation))
             raise
         status, reason = "failed", describe_failure(error, folder, "run")
+        if lost and not together.leads():
+            print(f"error: {reason}", file=sys.stderr)
+    known = _oscillation(simulation) if status == "done" else {}
+    if not together.leads():
+        if status == "interrupted":
+            interrupts.forward()
+        return RunResult(folder, status, reason)
     try:
-        known = _oscillation(simulation) if status == "done" else {}
         writer.finish(status, reason=reason, **_outcome(simulation), **known)
     except UserError as error:
         status, reason = "failed", str(error)
@@ -290,21 +315,35 @@ def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None)
 def _open_folder(prepared: Prepared, writer: RunWriter) -> list[str]:
     """Begin the run in its folder, or continue the one that is there; sentences on what was found."""
     about, text = _manifest_entries(prepared), OmegaConf.to_yaml(prepared.cfg, resolve=True)
-    if not mending.is_needed(writer.folder) and not (writer.folder / manifests.NAME).exists():
-        branching.keep(prepared.start, prepared.settings.init, writer.folder)
-        writer.start(about | describe_command(), text)
+    there = together.decide(lambda: _look_into(writer.folder))
+    if there is None:
+        together.decide(lambda: _start(prepared, writer, about, text))
         return []
-    notes = mending.mend(writer.folder)
-    point = resuming.last_point(writer.folder)
-    notes += point.notes
-    if point.checkpoint is None:
-        writer.resume(None, about, text)
+    notes, found = there
+    if found is None:
+        together.decide(lambda: writer.resume(None, about, text))
         return notes
-    header = dict(point.checkpoint.header)
+    header = dict(found.header)
     position = header.pop("storage")
-    prepared.simulation.restore(Snapshot(header, point.checkpoint.arrays))
-    writer.resume(position, about, text, resuming.measured_as_last(prepared.simulation, writer.folder))
+    simulation = prepared.simulation
+    simulation.restore(Snapshot(header, found.arrays))
+    last = resuming.measured_as_last
+    together.decide(lambda: writer.resume(position, about, text, last(simulation, writer.folder)))
     return [*notes, f"continuing from step {header['step']}"]
+
+
+def _look_into(folder: Path) -> tuple[list[str], checkpoints.Checkpoint | None] | None:
+    """Sentences on the run in a folder, mended, and its newest good checkpoint; None where there is no run."""
+    if not mending.is_needed(folder) and not (folder / manifests.NAME).exists():
+        return None
+    notes = mending.mend(folder)
+    point = resuming.last_point(folder)
+    return [*notes, *point.notes], point.checkpoint
+
+
+def _start(prepared: Prepared, writer: RunWriter, about: dict[str, Any], text: str) -> None:
+    branching.keep(prepared.start, prepared.settings.init, writer.folder)
+    writer.start(about | describe_command(), text)
 
 
 def _announce(
@@ -389,7 +428,7 @@ def describe_command() -> dict[str, Any]:
         return {}
     hydra = HydraConfig.get()
     # Where a run of a sweep went is no part of what it is.
-    overrides = [text for text in hydra.overrides.task if not text.startswith("launcher=")]
+    overrides = [text for text in hydra.overrides.task if not text.startswith(("launcher=", "distributed."))]
     command: dict[str, Any] = {"overrides": overrides}
     if in_sweep():
         folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]

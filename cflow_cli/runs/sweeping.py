@@ -236,10 +236,16 @@ _LAUNCHERS = re.compile(r"[+~]*(hydra[./])?launcher[.=]|[+~]*hydra\.sweeper\.max
 
 
 def _check_launcher(cfg: DictConfig) -> None:
-    if str(cfg.hydra.runtime.choices.get("hydra/launcher")) in SLURM_LAUNCHERS and not slurm.available():
+    slurms = str(cfg.hydra.runtime.choices.get("hydra/launcher")) in SLURM_LAUNCHERS
+    if slurms and not slurm.available():
         raise UserError(
             "launcher=slurm: there is no sbatch here; start the sweep on a login node of a SLURM cluster, or "
             "run its jobs on this machine with launcher=submitit_local"
+        )
+    if cfg.distributed.coordinator is not None and not slurms:
+        raise UserError(
+            "distributed.coordinator is for one run, or for a sweep whose launcher starts several programs for each "
+            "run: launcher=slurm_nodes"
         )
 
 
