@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cflow_cli.runs import devices
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
@@ -166,6 +168,40 @@ def test_all_is_computed_in_full_precision_from_python_too():
     simulate(problem, optax.sgd(0.01), steps=3)
     connect(problem, [-1.0, 0.0], [1.0, 0.0], "line")
     assert seen == {("highest", str(jax.devices()[0]))}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hidden"),
+    [(["cpu"], True), (["cpu", "cpu:1"], True), (["cpu", "cuda:1"], False), (["auto"], False), ([], False)],
+)
+def test_gpus_are_hidden_where_all_runs_are_on_the_cpu(monkeypatch, wanted, hidden):
+    monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "")
+    monkeypatch.delitem(sys.modules, "jax")
+    devices.hide_gpus(wanted)
+    assert os.environ["JAX_PLATFORMS"] == ("cpu" if hidden else "")
+
+
+def test_a_sweep_over_devices_leaves_each_run_its_own(monkeypatch, tmp_path):
+    """What is hidden is said once, for all runs, and by no run for the next; here a CPU stands in for the GPU."""
+    import jax
+
+    from cflow_cli.cli import main
+
+    said, asked, found = [], [], jax.local_devices
+    monkeypatch.setattr(devices, "hide_gpus", lambda wanted: said.append(list(wanted)))
+    monkeypatch.setattr(
+        jax, "local_devices", lambda backend=None: asked.append(backend) or found(backend="cpu")
+    )
+    tiny = [
+        "model.widths=[4]",
+        "data.n=10",
+        "data.n_test=null",
+        "steps=2",
+        "processes=[discrete]",
+        "measurements=[]",
+    ]
+    assert main(["run", "-m", "device=cpu,cuda", *tiny, f"hydra.sweep.dir={tmp_path / 'here'}"]) == 0
+    assert said == [["cpu", "cuda"]] and asked == ["cpu", "cuda"]
 
 
 def test_a_problem_without_examples_cannot_be_divided():

@@ -35,7 +35,7 @@ HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 
 def planned(*overrides):
     with composing.hydra_session() as hydra:
-        return sweeping.plan(hydra, overrides, None, REPORTER)[1:]
+        return sweeping.plan(hydra, overrides, None, REPORTER)[1:3]
 
 
 # --- planning --------------------------------------------------------------------------------------

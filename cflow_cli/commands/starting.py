@@ -65,7 +65,7 @@ def show(args: argparse.Namespace, config_dir: Path | None) -> None:
         if not args.multirun or args.cfg == "hydra":
             _print_config(hydra, cfg, args)
             return
-        _, axes, jobs = sweeping.plan(hydra, overrides, config_dir, REPORTER)
+        _, axes, jobs, _ = sweeping.plan(hydra, overrides, config_dir, REPORTER)
         if jobs is None:
             raise UserError(
                 "this sweeper chooses one point after the other, so there is no list of its runs; leave out -m, and "

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from cflow_cli import together
 from cflow_cli.config.settings import Settings
@@ -26,23 +30,38 @@ def join(settings: Settings) -> None:
     """
     if settings.distributed.coordinator is None or together.count() > 1:
         return
-    _hide_gpus(settings)
+    hide_gpus({settings.device})
     # JAX, which is loaded with the platforms that are there for it.
     from cflow_cli.runs import meeting
 
     meeting.meet(settings.distributed)
 
 
-def _hide_gpus(settings: Settings) -> None:
-    """Have a run on the CPU not touch the GPUs: starting their runtime costs a second and their memory."""
-    if settings.device.partition(":")[0] == "cpu" and "jax" not in sys.modules:
+def hide_gpus(wanted: Collection[str]) -> None:
+    """Have a command on the CPU alone not touch the GPUs: starting their runtime costs a second and their memory.
+
+    JAX then never finds them in this process, and in those that it starts: all that they are to compute must be known.
+
+    Parameters
+    ----------
+    wanted
+        The ``device`` of every run of the command.
+    """
+    if {device.partition(":")[0] for device in wanted} == {"cpu"} and "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def in_sweep() -> bool:
+    """Whether this is a run of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def configure_jax(settings: Settings) -> Any:
     """Set precision, cache and platform before the first array is made; the device, None for JAX's choice."""
     kind, _, index = settings.device.partition(":")
-    _hide_gpus(settings)
+    # Another run of a sweep may be on a GPU, in this very process; whoever launches it has seen all of them.
+    if not in_sweep():
+        hide_gpus({settings.device})
     import jax
 
     from cflow_cli.computing import keep_programs

@@ -27,7 +27,7 @@ from cflow_cli.kernels.empirical import tangent_kernel
 from cflow_cli.kernels.recursion import InfiniteKernel
 from cflow_cli.kernels.regression import regress
 from cflow_cli.losses import MSE
-from cflow_cli.runs import assembling, kernel_preparing, progress
+from cflow_cli.runs import assembling, devices, kernel_preparing, progress
 from cflow_cli.runs.interrupts import Interrupts
 from cflow_cli.runs.kernel_preparing import PreparedKernel
 from cflow_cli.runs.run import (
@@ -35,7 +35,6 @@ from cflow_cli.runs.run import (
     describe_command,
     describe_data,
     describe_failure,
-    in_sweep,
 )
 from cflow_cli.storage import digests, files, kernels, manifests
 
@@ -123,7 +122,7 @@ class _Execution:
         self.n, self.inputs = len(prepared.data.x), prepared.inputs
         self.pairs = Pairs(self.n, len(self.inputs)) if self.options.infinite else ()
         self.seeds = self.options.seeds if "empirical" in self.options.kinds else 0
-        self.display = progress.display(max(len(self.pairs), 1), shared=in_sweep(), unit="pair")
+        self.display = progress.display(max(len(self.pairs), 1), shared=devices.in_sweep(), unit="pair")
         self.interrupts = Interrupts(self.display.say)
         self.done, self.seconds = 0, 0.0
         self.saved = self.began = time.monotonic()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cflow_cli import together
@@ -252,7 +251,7 @@ def execute(prepared: Prepared, folder: Path, *, describe: Describe | None = Non
 def _execute_locked(prepared: Prepared, folder: Path, describe: Describe | None) -> RunResult:
     simulation, settings = prepared.simulation, prepared.settings
     # The jobs of a sweep may share one terminal, where bars would overwrite each other.
-    display = progress.display(settings.steps, shared=in_sweep())
+    display = progress.display(settings.steps, shared=devices.in_sweep())
     writer = RunWriter(folder, columns=simulation.columns, kinds=simulation.kinds)
     notes = _open_folder(prepared, writer)
     saving = resuming.Checkpoints(simulation, writer, settings.checkpoint)
@@ -417,11 +416,6 @@ def _about(prepared: Prepared, folder: Path) -> RunInfo:
     return RunInfo(name, folder, "", flatten(config), settings.tags, settings.notes, group)
 
 
-def in_sweep() -> bool:
-    """Whether this is a run of a sweep."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def describe_command() -> dict[str, Any]:
     """The overrides of this run, and for a job of a sweep the command that runs it alone."""
     if not HydraConfig.initialized():
@@ -430,7 +424,7 @@ def describe_command() -> dict[str, Any]:
     # Where a run of a sweep went is no part of what it is.
     overrides = [text for text in hydra.overrides.task if not text.startswith(("launcher=", "distributed."))]
     command: dict[str, Any] = {"overrides": overrides}
-    if in_sweep():
+    if devices.in_sweep():
         folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
         extra = [part for folder in folders for part in ("--config-dir", folder)]
         command["command_line"] = shlex.join(["cflow", "run", *extra, *overrides])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cflow_cli import clock
 from cflow_cli.config import composing, tree
 from cflow_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, one_sentence, wants_traceback
-from cflow_cli.runs import receiving, slurm
+from cflow_cli.runs import devices, receiving, slurm
 from cflow_cli.runs.launching import Reporter, fresh_folder, make_folder, sweep_job
 from cflow_cli.runs.sweeps import (
     SLURM_LAUNCHERS,
@@ -80,9 +80,28 @@ def launch(overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
         return _launch(hydra, overrides, config_dir, reporter)
 
 
-def plan(
-    hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
-) -> tuple[DictConfig, dict[str, list[str]], list[Job] | None]:
+class Plan(NamedTuple):
+    """What a sweep consists of.
+
+    Parameters
+    ----------
+    cfg
+        Hydra's config of the whole.
+    axes
+        What is swept: key to values.
+    jobs
+        The cells; None for a sweeper that chooses as it runs.
+    devices
+        The ``device`` of every cell, each once.
+    """
+
+    cfg: DictConfig
+    axes: dict[str, list[str]]
+    jobs: list[Job] | None
+    devices: list[str]
+
+
+def plan(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, reporter: Reporter) -> Plan:
     """Check a sweep and say what it consists of; nothing is written.
 
     Parameters
@@ -92,11 +111,6 @@ def plan(
     overrides, config_dir, reporter
         As of :func:`launch`.
 
-    Returns
-    -------
-    cfg, axes, jobs
-        Hydra's config of the whole, what is swept, and the cells; no jobs for a sweeper that chooses as it runs.
-
     Raises
     ------
     UserError
@@ -104,17 +118,17 @@ def plan(
     """
     cfg = composing.composed(hydra, overrides, config_dir, multirun=True)
     axes, points = _read_points(hydra, cfg)
-    _check_points(hydra, points, config_dir, reporter)
+    found = _check_points(hydra, points, config_dir, reporter)
     if not _is_basic(cfg):
         _check_sweeper(cfg)
-        return cfg, {}, None
-    return cfg, axes, _number_jobs(hydra, cfg, points)
+        return Plan(cfg, {}, None, found)
+    return Plan(cfg, axes, _number_jobs(hydra, cfg, points), found)
 
 
 def _launch(
     hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, reporter: Reporter
 ) -> SweepResult | None:
-    cfg, axes, jobs = plan(hydra, overrides, config_dir, reporter)
+    cfg, axes, jobs, on = plan(hydra, overrides, config_dir, reporter)
     _check_launcher(cfg)
     folder = Path(cfg.hydra.sweep.dir)
     chosen = any(text.startswith("hydra.sweep.dir=") for text in overrides)
@@ -144,6 +158,7 @@ def _launch(
         "config_dir": given,
         "overrides": list(overrides),
         "jobs": None if jobs is None else [vars(job) for job in jobs],
+        "devices": on,
         "launches": [],
     }
     write(folder, content)
@@ -314,14 +329,15 @@ def _number_jobs(hydra: Any, cfg: DictConfig, points: Sequence[Sequence[str]]) -
 
 def _check_points(
     hydra: Any, points: Sequence[Sequence[str]], config_dir: Path | None, reporter: Reporter
-) -> None:
-    """Check every cell, for values may be right one by one and wrong together.
+) -> list[str]:
+    """Check every cell, for values may be right one by one and wrong together; the devices of all.
 
     Hydra composes, which is slow, once per choice of groups.
     """
     parser = OverridesParser.create()
     known_groups = tree.groups(config_dir)
     composed: dict[tuple[str, ...], DictConfig] = {}
+    devices_: set[str] = set()
     for point in points:
         plain = [
             text
@@ -339,6 +355,8 @@ def _check_points(
             except OmegaConfBaseException:
                 composing.composed(hydra, point, config_dir)  # says it in a sentence
         reporter.check(cfg)
+        devices_.add(str(cfg.device))
+    return sorted(devices_)
 
 
 def _value_of(point: Sequence[str], key: str) -> str:
@@ -367,6 +385,7 @@ def _launch_jobs(
         "cancel": None,
     }
     content = read(folder).content
+    devices.hide_gpus(content.get("devices", []))
     write(folder, {**content, "launches": [*content["launches"], entry]})
     status, run_one = 0, partial(sweep_job, reporter=reporter)
     try:
