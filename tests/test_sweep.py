@@ -24,7 +24,7 @@ from cflow_cli.commands.starting import REPORTER
 from cflow_cli.config import checking, composing, tree
 from cflow_cli.errors import UserError
 from cflow_cli.report import listing
-from cflow_cli.runs import launching, slurm, sweeping, sweeps
+from cflow_cli.runs import gpus, launching, slurm, sweeping, sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["data.n=50", "data.n_test=null", "model.widths=[8]", "processes=[discrete]"]
@@ -483,3 +483,92 @@ def test_a_killed_worker_loses_a_sweep_of_joblib_and_resume_brings_it_back(tmp_p
     monkeypatch.chdir(tmp_path)
     assert main(["run", "-m", *overrides]) == 0
     assert "nothing to rerun" in capsys.readouterr().out
+
+
+# --- sharing GPUs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, ("2", "3")),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-4f,-1,1"}, ("GPU-4f",)),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+    ],
+)
+def test_which_gpus_there_are(given, found):
+    assert gpus.visible(given) == found
+
+
+@pytest.mark.parametrize(
+    ("place", "at_once", "given", "told"),
+    [
+        (1, 2, {}, {"CUDA_VISIBLE_DEVICES": "5", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}),
+        (2, 3, {}, {"CUDA_VISIBLE_DEVICES": "4", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}),
+        (5, 6, {}, {"CUDA_VISIBLE_DEVICES": "5", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
+        (0, 4, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, {"CUDA_VISIBLE_DEVICES": "4"}),
+    ],
+)
+def test_each_run_has_a_gpu_and_a_fair_part_of_its_memory(place, at_once, given, told):
+    assert gpus.share(place, at_once, given, ["4", "5"]) == told
+    assert gpus.share(place, at_once, given, []) == {}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="pip install 'cflow-cli[joblib]'")
+def test_programs_of_joblib_see_a_gpu_each(monkeypatch, tmp_path):
+    """With two GPUs that are only told of; what the runs' own programs have in their environment is what they keep."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (tmp_path / "told.py").write_text(
+        "import os, pathlib, time\n"
+        "def data(folder):\n"
+        "    told = [os.environ[name] for name in ('CUDA_VISIBLE_DEVICES', 'XLA_PYTHON_CLIENT_MEM_FRACTION')]\n"
+        "    (pathlib.Path(folder) / f'{os.getpid()}.told').write_text(' '.join(told))\n"
+        "    while len(list(pathlib.Path(folder).glob('*.told'))) < 2:\n"
+        "        time.sleep(0.1)\n"  # no program takes both runs
+        "    raise ValueError('that is all')\n"
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "told.yaml").write_text(f"_target_: told.data\nfolder: {tmp_path}\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("cflow")), "run", "--config-dir", str(tmp_path), "-m", "launcher=joblib", "data=told", "seed=0,1",
+         f"hydra.sweep.dir={tmp_path / 'here'}"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, cwd=tmp_path, capture_output=True, text=True,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1 and "that is all" in done.stdout, (done.stdout, done.stderr)
+    told = sorted(path.read_text() for path in tmp_path.glob("*.told"))
+    assert told == ["6 0.9", "7 0.9"]
+
+
+@pytest.mark.skipif(not HAS_SUBMITIT, reason="pip install 'cflow-cli[slurm]'")
+def test_local_programs_see_the_gpu_that_is_free(monkeypatch):
+    from cflow_cli.runs.submitit import _Shares
+
+    class Executor:
+        shown = ()
+
+        def update_parameters(self, gpus_per_node, local_visible_gpus):
+            self.shown = local_visible_gpus
+
+        def submit(self, job):
+            job.told = (*self.shown, os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"))
+            return job
+
+    class Job:
+        ended = False
+
+        def done(self):
+            return self.ended
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    share, jobs = _Shares(Executor(), 2, None, True), [Job() for _ in range(3)]
+    for job in jobs[:2]:
+        share.submit(job)
+    jobs[1].ended = True
+    share.submit(jobs[2])
+    assert [job.told for job in jobs] == [(0, "0.9"), (3, "0.9"), (3, "0.9")]
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ
+    assert _Shares(Executor(), 2, None, False).submit(Job()).told == (0, 3, None)
+    assert _Shares(Executor(), 2, 1, True).submit(Job()).told == (None,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging.config
+import os
 import re
 import sys
 import traceback
@@ -22,7 +23,7 @@ from cflow_cli.config import composing, tree
 from cflow_cli.config.checking import check
 from cflow_cli.config.settings import CHANGEABLE
 from cflow_cli.errors import EXIT_FAILED, LOST, UserError, one_sentence, wants_traceback
-from cflow_cli.runs import devices, receiving, resuming, sweeps
+from cflow_cli.runs import devices, gpus, receiving, resuming, sweeps
 from cflow_cli.runs.jobs import execute, prepare
 from cflow_cli.runs.run import Prepared, RunResult, choices_of, describe_command
 from cflow_cli.runs.tracking import Describe
@@ -298,6 +299,7 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         composing.scale_rate(cfg)
+        _share_gpus(cfg)
         _join(cfg)
         if together.decide(lambda: resuming.is_done(folder, cfg)):
             return RunResult(folder, "done")
@@ -324,6 +326,17 @@ def _run_cell(cfg: DictConfig, describe: Describe) -> RunResult:
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+def _share_gpus(cfg: DictConfig) -> None:
+    """Where joblib computes several runs at a time, each of its programs has a GPU of its own, or a part of one."""
+    hydra = HydraConfig.get()
+    if str(hydra.runtime.choices.get("hydra/launcher")) != "joblib":
+        return
+    if gpus.may_share(str(cfg.device), cfg.devices):
+        at_once = hydra.launcher.n_jobs
+        at_once = at_once if at_once > 0 else max((os.cpu_count() or 1) + 1 + at_once, 1)
+        gpus.take_share(Path(hydra.sweep.dir), at_once)
 
 
 def _share_programs(prepared: Prepared | KernelJob) -> None:

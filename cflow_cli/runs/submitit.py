@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher as hydra_launchers
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-from cflow_cli.runs import slurm, sweeps
+from cflow_cli.runs import gpus, slurm, sweeps
 
 # How often a cluster is asked: at first often, later every minute, so that hundreds of waiting sweeps are no
 # burden to it. A job must be absent several times over some seconds: result files come late through NFS.
@@ -73,13 +74,14 @@ class LocalLauncher(hydra_launchers.LocalLauncher):
         """Start the jobs, some at a time, and wait for them."""
         most = self.params["array_parallelism"]
         executor = _make_executor(self, set())
+        share = _Shares(executor, most, self.params["gpus_per_node"], _are_alike(self, job_overrides))
         folder = _sweep_folder(self)
         _say(f"{len(job_overrides)} runs here, {most} at a time; what they say is in {folder}/.submitit")
         jobs: list[Any] = []
         for number, arguments in enumerate(_job_arguments(job_overrides, initial_job_idx)):
             while sum(not job.done() for job in jobs) >= most:
                 time.sleep(0.2)
-            jobs.append(executor.submit(self, *arguments))
+            jobs.append(share.submit(self, *arguments))
             sweeps.note_job_ids(folder, initial_job_idx + number, [jobs[-1].job_id], slurms=False)
         return _wait_for_results(
             jobs,
@@ -87,6 +89,63 @@ class LocalLauncher(hydra_launchers.LocalLauncher):
             lambda waiting: None,
             lambda: sweeps.count_statuses(sweeps.cells(folder)),
         )
+
+
+class _Shares:
+    """Submits runs to this machine, each to see a GPU of its own, or to have a part of one.
+
+    Parameters
+    ----------
+    executor
+        Of submitit.
+    at_once
+        Runs at a time.
+    wanted
+        GPUs of each run: None for its share; with a number the first ones are shown to every run, as submitit does.
+    alike
+        Whether it is all the same to each of them which GPU is its own; else each sees all.
+    """
+
+    def __init__(self, executor: Any, at_once: int, wanted: int | None, alike: bool) -> None:
+        # Submitit knows them by their numbers only.
+        numbered = [name for name in gpus.visible(os.environ) if name.isdecimal()] if wanted is None else []
+        self._gpus = numbered if alike else []
+        if numbered and not alike:
+            executor.update_parameters(
+                gpus_per_node=len(numbered), local_visible_gpus=tuple(map(int, numbered))
+            )
+        self._executor, self._at_once = executor, at_once
+        self._jobs: dict[int, Any] = {}
+
+    def submit(self, *arguments: Any) -> Any:
+        """Start a run in the first place that no other has; its job."""
+        place = next(p for p in itertools.count() if p not in self._jobs or self._jobs[p].done())
+        told = gpus.share(place, self._at_once, os.environ, self._gpus)
+        if told:
+            self._executor.update_parameters(
+                gpus_per_node=1, local_visible_gpus=(int(told.pop(gpus.VISIBLE)),)
+            )
+        with _environment(told):
+            self._jobs[place] = self._executor.submit(*arguments)
+        return self._jobs[place]
+
+
+def _are_alike(launcher: Any, job_overrides: Sequence[Sequence[str]]) -> bool:
+    cfg, words = launcher.config, {text for overrides in job_overrides for text in overrides}
+    named = {text.partition("=")[2] for text in words if text.startswith("device=")}
+    several = any(text.startswith("devices=") for text in words)
+    return not several and all(gpus.may_share(device, cfg.devices) for device in {str(cfg.device), *named})
+
+
+@contextlib.contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """With these in the environment, which programs that are started have, too."""
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name in more:
+            del os.environ[name]
 
 
 def _make_executor(launcher: Any, kept: set[str]) -> Any:
