@@ -204,6 +204,33 @@ def test_a_sweep_over_devices_leaves_each_run_its_own(monkeypatch, tmp_path):
     assert said == [["cpu", "cuda"]] and asked == ["cpu", "cuda"]
 
 
+def test_auto_takes_the_device_that_is_done_first(monkeypatch):
+    """With a GPU that is only said to be there: digits are done before its kernels are launched, CIFAR-10 is not."""
+    import jax
+
+    from cflow_cli.config import checking, composing
+    from cflow_cli.datasets.digits import digits
+    from cflow_cli.runs import assembling, choosing
+
+    cfg = composing.compose(["model.activation=identity", "data.n=100", "data.n_test=null"])
+    checked = checking.check(cfg)
+    problem = assembling.trained(cfg, checked, digits(n=100, n_test=None)).problem
+    assert choosing.choose(problem, checked.settings) == (None, None)  # a CPU alone
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    device, why = choosing.choose(problem, checked.settings)
+    assert device.platform == "cpu" and "takes the CPU" in why
+    # Each layer's products: forward, for its weights, and, but for the first layer, for its inputs.
+    layers = [64 * 32, 32 * 32, 32 * 10]
+    wanted = 2 * 100 * (3 * sum(layers) - layers[0])
+    assert choosing.operations(problem) == pytest.approx(wanted, rel=0.1)
+    monkeypatch.setattr(choosing, "operations", lambda _: 3.4e9)  # of the MLP on 1,000 images of CIFAR-10
+    device, why = choosing.choose(problem, checked.settings)
+    assert device is None and "takes the GPU" in why
+    for given in (["device=cpu"], ["devices=all"], ["device=gpu"]):
+        asked = checking.check(composing.compose(given)).settings
+        assert choosing.choose(problem, asked) == (None, None)
+
+
 def test_a_problem_without_examples_cannot_be_divided():
     import jax
     import jax.numpy as jnp

@@ -18,6 +18,26 @@ from cflow_cli.engine.snapshot import Start
 from cflow_cli.errors import UserError
 from cflow_cli.models import check_pair
 from cflow_cli.problem import Problem
+from cflow_cli.runs import choosing
+
+
+class Assembled(NamedTuple):
+    """A simulation, nothing stepped yet.
+
+    Parameters
+    ----------
+    simulation, model
+        And what is trained.
+    several
+        The devices that share the data; none where one has it all.
+    notes
+        Sentences on what was chosen.
+    """
+
+    simulation: Simulation
+    model: Any
+    several: list[Any]
+    notes: tuple[str, ...] = ()
 
 
 class Trained(NamedTuple):
@@ -83,10 +103,8 @@ def several_devices(settings: Settings) -> list[Any]:
     return list(found[:wanted]) if wanted > 1 else []
 
 
-def simulation(
-    cfg: DictConfig, checked: Checked, data: Any, device: Any, start: Start | None
-) -> tuple[Simulation, Any, list[Any]]:
-    """Build a simulation, with nothing stepped yet.
+def simulation(cfg: DictConfig, checked: Checked, data: Any, device: Any, start: Start | None) -> Assembled:
+    """Build a simulation.
 
     Parameters
     ----------
@@ -99,11 +117,6 @@ def simulation(
     start
         Where it branches off another run.
 
-    Returns
-    -------
-    simulation, model, several
-        And the devices that share the data; none where one has it all.
-
     Raises
     ------
     UserError
@@ -112,6 +125,12 @@ def simulation(
     settings = checked.settings
     with jax.default_device(device):
         model, _, problem = trained(cfg, checked, data)
+    faster, why = choosing.choose(problem, settings)
+    if faster is not None:
+        device = faster
+        with jax.default_device(device):
+            model, _, problem = trained(cfg, checked, data)
+    with jax.default_device(device):
         several = several_devices(settings)
         if several:
             problem = problem.sharded(several)
@@ -134,4 +153,4 @@ def simulation(
             start=start,
             keep_rows=False,
         )
-    return built, model, several
+    return Assembled(built, model, several, () if why is None else (why,))

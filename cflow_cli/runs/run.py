@@ -163,7 +163,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
     # Only now: the device must be chosen before JAX is loaded, and a sweep is sent off where there is none.
     from cflow_cli.runs import assembling
 
-    simulation, model, several = assembling.simulation(cfg, checked, data, device, start)
+    simulation, model, several, chosen = assembling.simulation(cfg, checked, data, device, start)
     used = next(iter(simulation.problem.w0.devices()))
     words = f"{len(several)} devices ({used.device_kind})" if several else describe_device(used)
     words += f" of {together.count()} programs" if together.count() > 1 else ""
@@ -185,7 +185,7 @@ def prepare(cfg: DictConfig, choices: dict[str, str] | None = None, folder: Path
         warning,
         checked.loggers,
         start,
-        notes,
+        (*notes, *chosen),
     )
 
 
@@ -373,7 +373,7 @@ def _loop(kick: float) -> str:
 def _starting_notes(prepared: Prepared) -> list[str]:
     init = prepared.settings.init
     if init.source is None:
-        return []
+        return [*prepared.notes]
     if init.t is not None:
         return [
             *prepared.notes,
