@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from cflow_cli.optimizers import UpdateMap, clipped, map_of, normalised_gd, operator_map_of, shampoo
+from cflow_cli.optimizers import UpdateMap, clipped, map_of, normalised_gd, operator_map_of, shampoo, soap
 
 SHAPES = {"first": (4, 3), "bias": (3,), "last": (3, 2)}
 TREE = {
@@ -152,6 +152,35 @@ def test_shampoo_averages_gram_matrices_and_multiplies_from_both_sides():
     size = mean.size
     block = d[start : start + size, start : start + size]
     np.testing.assert_allclose(block, rate * np.kron(left_root, right_root), rtol=1e-8, atol=1e-12)
+
+
+def test_soap_is_adam_in_the_bases_of_shampoo():
+    """D = η(1−β)/(1+β) (Q_L⊗Q_R) diag((ν̂ + ε)^{−1/2}) (Q_L⊗Q_R)ᵀ, with the average of (Q_LᵀGQ_R)² in ν."""
+    rate, b1, b2, eps, steps = 0.1, 0.6, 0.9, 1e-6, 5
+    rng = np.random.default_rng(5)
+    gs = jnp.asarray(rng.standard_normal((steps, 6)))
+    w, unravel = ravel_pytree(jnp.zeros((3, 2)))
+    update = operator_map_of(soap(rate, b1, b2, 0.8, eps, precondition_every=1), w, unravel)
+    assert update.refusal is None and update.momenta == 1
+    rows, x = jnp.asarray(rng.standard_normal((2, 6))), np.asarray([[2.0, 0.5], [0.5, 1.0]])
+
+    @jax.jit
+    def measured():
+        state, _ = jax.lax.scan(lambda s, g: update(s, g, w), update.init(w), gs[:-1])
+        momenta = update.response(update.held(state, gs[-1], w), rows)[1]
+        after, _, held = update.averaged(state, gs[-1], w, rows, jnp.asarray(x), momenta)
+        return state, after, update.response(held, jnp.eye(6))[0]
+
+    before, after, d = measured()
+    np.testing.assert_allclose(d, d.T, atol=1e-13 * np.max(d))
+    layer, age = before[0].layers, steps - 1
+    bases = np.kron(layer.left_basis, layer.right_basis)
+    np.testing.assert_allclose(bases.T @ bases, np.eye(6), atol=1e-12)
+    mean, swings = bases.T @ gs[-1], rows @ bases
+    nu = b2 * layer.nu.ravel() + (1 - b2) * (mean**2 + np.einsum("ij,ik,jk->k", x, swings, swings))
+    np.testing.assert_allclose(after[0].layers.nu.ravel(), nu, rtol=1e-10)
+    scale = rate * (1 - b1) / (1 + b1) / (1 - b1**age) / np.sqrt(nu / (1 - b2**age) + eps)
+    np.testing.assert_allclose(d, (bases * scale) @ bases.T, rtol=1e-10, atol=1e-12)
 
 
 def test_layers_have_their_own_rates_and_decays():

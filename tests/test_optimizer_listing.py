@@ -13,7 +13,7 @@ from cflow_cli.cli import main
 from cflow_cli.commands import optimizers as listing
 from cflow_cli.config import tree
 from cflow_cli.errors import UserError
-from cflow_cli.optimizers import UpdateMap, adam_uncorrected, scalar_adam, with_weight_decay
+from cflow_cli.optimizers import UpdateMap, adam_uncorrected, scalar_adam, soap, with_weight_decay
 from cflow_cli.optimizers.listing import threshold
 from cflow_cli.report import tables
 
@@ -53,6 +53,35 @@ def test_uncorrected_adam_is_adam_without_its_corrections():
     m, nu = emas(GRADIENTS**2)
     optimizer = adam_uncorrected(LR, B1, B2, EPS)
     np.testing.assert_allclose(last_update(optimizer), -LR * m / (np.sqrt(nu) + EPS), rtol=1e-12)
+
+
+def test_soap_is_the_algorithm_of_its_paper():
+    """Algorithms 3 and 4 of arXiv:2409.11321, in a plain loop; the first gradient makes the bases and no step."""
+    gs, every, b3 = np.random.default_rng(1).standard_normal((7, 4, 3)), 2, 0.7
+    optimizer = soap(LR, B1, B2, b3, EPS, precondition_every=every)
+    w = jnp.zeros((4, 3))
+
+    @jax.jit
+    def steps():
+        return jax.lax.scan(lambda s, g: optimizer.update(g, s, w)[::-1], optimizer.init(w), jnp.asarray(gs))[
+            1
+        ]
+
+    m, nu, sides, bases = 0.0, 0.0, [0.0, 0.0], []
+    for t, (g, step) in enumerate(zip(gs, steps(), strict=True)):
+        if t:
+            m, turned = B1 * m + (1 - B1) * g, bases[0].T @ g @ bases[1]
+            nu = B2 * nu + (1 - B2) * turned**2
+            n = bases[0].T @ m @ bases[1] / (1 - B1**t) / np.sqrt(nu / (1 - B2**t) + EPS)
+            np.testing.assert_allclose(step, -LR * bases[0] @ n @ bases[1].T, rtol=1e-8, atol=1e-12)
+        else:
+            assert not np.any(step)
+        sides = [b3 * s + (1 - b3) * (a @ a.T) for s, a in zip(sides, (g, g.T), strict=True)]
+        if t % every == 0:
+            bases = [
+                np.linalg.qr(s @ q)[0] if t else np.linalg.eigh(s)[1][:, ::-1]
+                for s, q in zip(sides, bases or sides, strict=True)
+            ]
 
 
 def test_weight_decay_on_adam_is_adamw_and_leaves_the_edge_where_it_is():

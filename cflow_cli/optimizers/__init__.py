@@ -7,6 +7,7 @@ from cflow_cli.optimizers.probing import map_of, operator_map_of
 from cflow_cli.optimizers.scalar_adam import scalar_adam, scale_by_scalar_adam
 from cflow_cli.optimizers.scalar_rmsprop import scalar_rmsprop, scale_by_global_rms
 from cflow_cli.optimizers.shampoo import scale_by_shampoo, shampoo
+from cflow_cli.optimizers.soap import scale_by_soap, soap
 from cflow_cli.optimizers.update_map import UpdateMap
 from cflow_cli.optimizers.weight_decay import with_weight_decay
 
@@ -24,6 +25,8 @@ __all__ = [
     "scale_by_global_rms",
     "scale_by_scalar_adam",
     "scale_by_shampoo",
+    "scale_by_soap",
     "shampoo",
+    "soap",
     "with_weight_decay",
 ]

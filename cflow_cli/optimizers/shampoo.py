@@ -84,8 +84,8 @@ def scale_by_shampoo(b2: float = 0.99, eps: float = 1e-6) -> optax.GradientTrans
             if g.ndim < 2:
                 nu = debias * left
                 return g / jnp.sqrt(nu + eps * jnp.mean(nu))
-            roots = [inverse_fourth_root(_ridged(debias * m, eps)) for m in (left, right)]
-            return (roots[0] @ _as_matrix(g) @ roots[1]).reshape(g.shape)
+            roots = [inverse_fourth_root(ridged(debias * m, eps)) for m in (left, right)]
+            return (roots[0] @ as_matrix(g) @ roots[1]).reshape(g.shape)
 
         return jax.tree.map(scaled, updates, left, right), ScaleByShampooState(count, left, right)
 
@@ -107,17 +107,19 @@ def shampoo(
     return optax.chain(scale_by_shampoo(b2, eps), optax.scale_by_learning_rate(learning_rate))
 
 
-def _as_matrix(g: Array) -> Float[Array, "rows cols"]:
+def as_matrix(g: Array) -> Float[Array, "rows cols"]:
+    """What has more than two axes as a matrix with its last as columns."""
     return g.reshape(-1, g.shape[-1])
 
 
 def _left(g: Array) -> Array:
-    return g**2 if g.ndim < 2 else _as_matrix(g) @ _as_matrix(g).T
+    return g**2 if g.ndim < 2 else as_matrix(g) @ as_matrix(g).T
 
 
 def _right(g: Array) -> Array:
-    return jnp.zeros((), g.dtype) if g.ndim < 2 else _as_matrix(g).T @ _as_matrix(g)
+    return jnp.zeros((), g.dtype) if g.ndim < 2 else as_matrix(g).T @ as_matrix(g)
 
 
-def _ridged(m: Float[Array, "n n"], eps: float) -> Float[Array, "n n"]:
+def ridged(m: Float[Array, "n n"], eps: float) -> Float[Array, "n n"]:
+    """A positive matrix with a part of its mean eigenvalue added to each."""
     return m + eps * jnp.trace(m) / len(m) * jnp.eye(len(m), dtype=m.dtype)
