@@ -283,6 +283,11 @@ class Problem(eqx.Module):
         """What makes layers and matrices of the flat vector; None for a problem from a function."""
         return self.objective.unravel if isinstance(self.objective, ModelObjective) else None
 
+    def matrices(self, vector: Weights) -> list[Float[Array, "rows cols"]]:
+        """The layers in a flat vector that are matrices; what has more than two axes has its last as columns."""
+        leaves = jax.tree.leaves(self.unravel(vector)) if self.unravel is not None else []
+        return [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.ndim > 1]
+
     @property
     def num_parameters(self) -> int:
         """Length n of the weight vector."""

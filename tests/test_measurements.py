@@ -31,6 +31,7 @@ from cflow_cli.measurements.outputs import Outputs
 from cflow_cli.measurements.second_moment import SecondMoment
 from cflow_cli.measurements.sharpening import Sharpening
 from cflow_cli.measurements.spectrum import Spectrum
+from cflow_cli.measurements.step_singular_values import StepSingularValues
 from cflow_cli.measurements.step_smoothness import StepSmoothness
 from cflow_cli.models.mlp import MLP
 from cflow_cli.records import Column
@@ -322,6 +323,27 @@ def test_step_smoothness_is_two_at_the_edge_with_or_without_momentum(momentum):
         first = result.metrics.step_smoothness.iloc[0]
         assert first == pytest.approx(
             0.3 * threshold * (g @ (np.asarray(eigenvalues) * g)) / (g @ g), rel=1e-12
+        )
+
+
+def test_the_singular_values_of_the_step_are_those_of_the_largest_matrix():
+    problem = tiny()
+    result = simulate(
+        problem,
+        optax.sgd(0.1),
+        steps=2,
+        processes=["discrete"],
+        kick=0.0,
+        measurements=(StepSingularValues(1),),
+    )
+    step = -0.1 * problem.gradient(problem.w0)
+    expected = np.linalg.svd(max(problem.matrices(step), key=np.size), compute_uv=False)
+    np.testing.assert_allclose(
+        of_kind(result, "discrete", "step_singular_value").loc[0], expected, rtol=1e-10
+    )
+    with pytest.raises(UserError, match="needs a matrix"):
+        simulate(
+            valley(), optax.sgd(0.1), steps=2, processes=["discrete"], measurements=(StepSingularValues(),)
         )
 
 

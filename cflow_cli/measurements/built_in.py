@@ -17,6 +17,7 @@ from cflow_cli.measurements.sharpness import Sharpness
 from cflow_cli.measurements.singular_values import SingularValues
 from cflow_cli.measurements.spectrum import Spectrum
 from cflow_cli.measurements.stationary_preconditioner import StationaryPreconditioner
+from cflow_cli.measurements.step_singular_values import StepSingularValues
 from cflow_cli.measurements.step_smoothness import StepSmoothness
 from cflow_cli.measurements.tangent_kernel import TangentKernel
 
@@ -30,6 +31,7 @@ BUILT_IN: dict[str, type[Measurement]] = {
         SecondMoment,
         Distances,
         StepSmoothness,
+        StepSingularValues,
         LayerSharpness,
         Spectrum,
         Sharpening,
