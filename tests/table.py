@@ -85,7 +85,17 @@ OPTIMIZERS = {
     "yogi": OptimizerRow(optax.yogi),
 }
 # Those that are not elementwise: tests/test_operator_map.py and tests/test_operator_flow.py.
-OPERATORS = ("adafactor", "clipped", "lamb", "lars", "muon", "normalised_gd", "shampoo", "soap")
+OPERATORS = (
+    "adafactor",
+    "clipped",
+    "lamb",
+    "lars",
+    "muon",
+    "muon_smoothed",
+    "normalised_gd",
+    "shampoo",
+    "soap",
+)
 UNIFORM = ("gd", "momentum", "nesterov")
 
 

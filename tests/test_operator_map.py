@@ -7,7 +7,16 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from cflow_cli.optimizers import UpdateMap, clipped, map_of, normalised_gd, operator_map_of, shampoo, soap
+from cflow_cli.optimizers import (
+    UpdateMap,
+    clipped,
+    map_of,
+    muon_smoothed,
+    normalised_gd,
+    operator_map_of,
+    shampoo,
+    soap,
+)
 
 SHAPES = {"first": (4, 3), "bias": (3,), "last": (3, 2)}
 TREE = {
@@ -201,6 +210,7 @@ def test_layers_have_their_own_rates_and_decays():
 REFUSED = {
     "lion": (optax.lion(0.01), "sign-like"),
     "muon": (optax.contrib.muon(0.01), "like a sign"),
+    "muon_smoothed": (muon_smoothed(0.01, eps=0.1), "like a sign"),
     "clip": (optax.chain(optax.clip(1.0), optax.sgd(0.1)), "primitive m"),
 }
 

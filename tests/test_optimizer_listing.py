@@ -13,7 +13,14 @@ from cflow_cli.cli import main
 from cflow_cli.commands import optimizers as listing
 from cflow_cli.config import tree
 from cflow_cli.errors import UserError
-from cflow_cli.optimizers import UpdateMap, adam_uncorrected, scalar_adam, soap, with_weight_decay
+from cflow_cli.optimizers import (
+    UpdateMap,
+    adam_uncorrected,
+    muon_smoothed,
+    scalar_adam,
+    soap,
+    with_weight_decay,
+)
 from cflow_cli.optimizers.listing import threshold
 from cflow_cli.report import tables
 
@@ -82,6 +89,16 @@ def test_soap_is_the_algorithm_of_its_paper():
                 np.linalg.qr(s @ q)[0] if t else np.linalg.eigh(s)[1][:, ::-1]
                 for s, q in zip(sides, bases or sides, strict=True)
             ]
+
+
+def test_smoothed_muon_maps_singular_values():
+    """σ/√(σ² + ε²) in the bases of the gradient, on either side; a vector is a matrix of one column."""
+    g, optimizer = np.random.default_rng(2).standard_normal((4, 3)), muon_smoothed(LR, eps=0.5)
+    for matrix in (g, g.T, g[:, 0]):
+        u, s, v = np.linalg.svd(matrix.reshape(len(matrix), -1), full_matrices=False)
+        step, _ = optimizer.update(jnp.asarray(matrix), optimizer.init(jnp.asarray(matrix)))
+        expected = -LR * (u * (s / np.sqrt(s**2 + 0.25))) @ v
+        np.testing.assert_allclose(step, expected.reshape(matrix.shape), rtol=1e-10, atol=1e-14)
 
 
 def test_weight_decay_on_adam_is_adamw_and_leaves_the_edge_where_it_is():

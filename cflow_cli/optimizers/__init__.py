@@ -1,6 +1,7 @@
 """Optimizers as differentiable maps, and those that optax lacks."""
 
 from cflow_cli.optimizers.adam_uncorrected import adam_uncorrected, scale_by_adam_uncorrected
+from cflow_cli.optimizers.muon_smoothed import muon_smoothed, scale_by_smoothed_msign
 from cflow_cli.optimizers.norms import clipped, normalised_gd
 from cflow_cli.optimizers.operator_map import OperatorMap
 from cflow_cli.optimizers.probing import map_of, operator_map_of
@@ -17,6 +18,7 @@ __all__ = [
     "adam_uncorrected",
     "clipped",
     "map_of",
+    "muon_smoothed",
     "normalised_gd",
     "operator_map_of",
     "scalar_adam",
@@ -25,6 +27,7 @@ __all__ = [
     "scale_by_global_rms",
     "scale_by_scalar_adam",
     "scale_by_shampoo",
+    "scale_by_smoothed_msign",
     "scale_by_soap",
     "shampoo",
     "soap",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,27 +19,28 @@ class ScaleByShampooState(NamedTuple):
     right: Any
 
 
-@jax.custom_jvp
-def inverse_fourth_root(m: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """M^{−1/4} of a symmetric positive definite matrix.
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def power(m: Float[Array, "n n"], exponent: float) -> Float[Array, "n n"]:
+    """M^p of a symmetric positive definite matrix.
 
-    Its derivative is that of Daleckii and Krein, with divided differences of the eigenvalues' roots, which stays finite
-    where eigenvalues meet; that of the eigenvectors does not.
+    Its derivative is that of Daleckii and Krein, with divided differences of the eigenvalues' powers, which stays
+    finite where eigenvalues meet; that of the eigenvectors does not.
     """
     values, basis = _eigh(m)
-    return (basis * values**-0.25) @ basis.T
+    return (basis * values**exponent) @ basis.T
 
 
-@inverse_fourth_root.defjvp
-def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+@power.defjvp
+def _derivative(exponent: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     values, basis = _eigh(primals[0])
-    roots = values**-0.25
+    powers = values**exponent
     gap = values[:, None] - values
     middle = (values[:, None] + values) / 2
     near = jnp.abs(gap) < 1e-3 * middle
-    quotients = jnp.where(near, -0.25 * middle**-1.25, (roots[:, None] - roots) / jnp.where(near, 1, gap))
+    slopes = exponent * middle ** (exponent - 1)
+    quotients = jnp.where(near, slopes, (powers[:, None] - powers) / jnp.where(near, 1, gap))
     moved = basis @ (quotients * (basis.T @ tangents[0] @ basis)) @ basis.T
-    return (basis * roots) @ basis.T, moved
+    return (basis * powers) @ basis.T, moved
 
 
 def _eigh(m: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
@@ -84,7 +86,7 @@ def scale_by_shampoo(b2: float = 0.99, eps: float = 1e-6) -> optax.GradientTrans
             if g.ndim < 2:
                 nu = debias * left
                 return g / jnp.sqrt(nu + eps * jnp.mean(nu))
-            roots = [inverse_fourth_root(ridged(debias * m, eps)) for m in (left, right)]
+            roots = [power(ridged(debias * m, eps), -0.25) for m in (left, right)]
             return (roots[0] @ as_matrix(g) @ roots[1]).reshape(g.shape)
 
         return jax.tree.map(scaled, updates, left, right), ScaleByShampooState(count, left, right)
