@@ -104,14 +104,15 @@ def test_a_sweep_is_a_job_array_and_a_failing_job_harms_no_other(cluster, tmp_pa
 def test_the_programs_of_a_run_find_each_other(cluster, tmp_path):
     done = cflow(
         "run", "-m", "launcher=slurm_nodes", "launcher.nodes=1", "launcher.tasks_per_node=2",
-        "launcher.gpus_per_node=null", "launcher.cpus_per_task=1", *TINY, "device=cpu", "steps=20", "hydra.sweep.dir=here",
+        "launcher.gpus_per_node=null", "launcher.cpus_per_task=1", *TINY, "measurements=[]", "device=cpu", "steps=8",
+        "hydra.sweep.dir=here",
         env=cluster, cwd=tmp_path,
     )  # fmt: skip
     run = manifest(tmp_path / "here" / "0")
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert run["status"] == "done" and run["step"] == 20 and run["device"] == "2 devices (cpu) of 2 programs"
+    assert run["status"] == "done" and run["step"] == 8 and run["device"] == "2 devices (cpu) of 2 programs"
     leading, beside = sorted((tmp_path / "here" / ".submitit").glob("*/*_log.out"))
-    assert "step 20/20" in leading.read_text() and "step" not in beside.read_text()
+    assert "step 8/8" in leading.read_text() and "step" not in beside.read_text()
 
 
 @pytest.mark.slow

@@ -76,12 +76,17 @@ def read_choice(path: Path, group: str) -> Choice:
         elif not summary:
             summary = comment
     prefix = "" if package == "_global_" else package + "."
+    inherited: dict[str, Any] = {}
     if group == "launcher" and isinstance(content, dict):
         # A launcher's settings are Hydra's; on the command line they are launcher.… like any group's.
+        for name in content.get("defaults") or []:
+            other = path.with_name(f"{name}.yaml") if isinstance(name, str) else path
+            if other != path and other.exists():
+                inherited |= read_choice(other, group).keys
         content, prefix = (content.get("hydra") or {}).get("launcher") or {}, "launcher."
     flat = flatten(content) if isinstance(content, dict) else {}
     keys = {prefix + key: value for key, value in flat.items() if not _is_internal(key)}
-    return Choice(path, summary, package, keys)
+    return Choice(path, summary, package, inherited | keys)
 
 
 def _is_internal(key: str) -> bool:
