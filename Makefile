@@ -12,7 +12,7 @@ SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --inexact --co
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: demo test check accuracy bench figures zoo paper-check chaos docs architecture lint hooks lock dist release-check clean
+.PHONY: demo test check accuracy bench figures zoo paper-check memory gpu-check chaos docs architecture lint hooks lock dist release-check clean
 
 $(VENV)/.run: pyproject.toml uv.lock
 	command -v uv > /dev/null || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
@@ -59,6 +59,21 @@ zoo: $(VENV)/.dev  ## cost of every model's derivatives, and its run through the
 
 paper-check: $(VENV)/.dev  ## whether runs of paper size start, on few examples; needs CIFAR-10
 	$(BIN)/python -m benchmarks.papers
+
+memory: $(VENV)/.dev  ## memory of the paper's networks, by the account of the compiler for a CPU
+	$(BIN)/python -m benchmarks.memory
+
+# The compiler for NVIDIA's GPUs needs none: of JAX's plug-in for them only what compiles, where no other program finds it.
+CUDA := $(VENV)/cuda
+JAX := $$($(BIN)/python -c "import jaxlib; print(jaxlib.__version__)")
+$(CUDA): $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+	    jax-cuda12-plugin==$(JAX) jax-cuda12-pjrt==$(JAX) nvidia-cuda-nvcc-cu12
+	touch $@
+
+gpu-check: $(CUDA)  ## memory of the paper's networks on an H100, by the account of the compiler for it; needs no GPU
+	PYTHONPATH=$(CUDA) JAX_PLATFORMS=cpu XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false \
+	    --xla_gpu_cuda_data_dir=$(CUDA)/nvidia/cuda_nvcc" $(BIN)/python -m benchmarks.memory --h100
 
 chaos: $(VENV)/.dev  ## faults injected into runs, and what they cost
 	$(BIN)/python -m benchmarks.chaos

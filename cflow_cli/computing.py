@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_looked_at_for: str | None = None
 _Tree = TypeVar("_Tree")
 
 
@@ -51,6 +52,23 @@ def beside_problem(function: Callable[_Arguments, _Result]) -> Callable[_Argumen
     return there
 
 
+@contextlib.contextmanager
+def as_for(kind: str) -> Iterator[None]:
+    """Trace programs as for a platform that need not be there, to see what its compiler is given.
+
+    Parameters
+    ----------
+    kind
+        As "gpu", in all threads. What JAX has traced before and kept stays as it is.
+    """
+    global _looked_at_for
+    before, _looked_at_for = _looked_at_for, kind
+    try:
+        yield
+    finally:
+        _looked_at_for = before
+
+
 def agreed(value: int, array: jax.Array) -> int:
     """A number as the first of the programs that share an array has it, such as one that came from its clock."""
     if array.is_fully_addressable:
@@ -72,6 +90,8 @@ def whole(tree: _Tree) -> _Tree:
 
 def platform() -> str:
     """What is being traced is to run on, as "cpu": that of :func:`beside`, elsewhere JAX's own choice."""
+    if _looked_at_for is not None:
+        return _looked_at_for
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return jax.default_backend() if device is None else str(getattr(device, "platform", device))
 

@@ -192,3 +192,15 @@ class LinearisedObjective(ModelObjective):
         """Outputs, of which the loss is taken."""
         value, change = jax.jvp(lambda v: self.network(v, x), (self.anchor,), (w - self.anchor,))
         return value + change
+
+
+def layers_of(params: Any) -> tuple[tuple[str, int], ...]:
+    """Leaves of a model's parameters, those of one module (weight and bias) taken together."""
+    sizes: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path[:-1] or path, simple=True, separator=".")
+        # Another module's weights in between start a layer anew: a layer is one piece of the flat vector.
+        while name in sizes and name != next(reversed(sizes)):
+            name += "'"
+        sizes[name] = sizes.get(name, 0) + leaf.size
+    return tuple(sizes.items())

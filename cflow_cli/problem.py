@@ -23,14 +23,29 @@ from cflow_cli.objectives import (
     LossFunction,
     ModelObjective,
     Weights,
+    layers_of,
 )
 
 Block = Float[Array, "block params"]
 
 
-def each_row(function: Callable[[Weights], Weights], rows: Block) -> Block:
-    """``function`` of every row: all at once, but on a CPU, where that was up to twice as slow, in turn."""
-    return jax.lax.map(function, rows) if platform() == "cpu" else jax.vmap(function)(rows)
+def each_row(function: Callable[[Weights], Weights], rows: Block, at_once: int | None = None) -> Block:
+    """``function`` of every row: all at once, but on a CPU, where that was up to twice as slow, in turn.
+
+    Parameters
+    ----------
+    function, rows
+        What is taken of each, and a block (k, n).
+    at_once
+        Most rows at once, where not in turn; None for all.
+    """
+    if platform() == "cpu" or at_once == 1:
+        return jax.lax.map(function, rows)
+    count = rows.shape[0]
+    if at_once is None or at_once >= count:
+        return jax.vmap(function)(rows)
+    passes = -(-count // at_once)
+    return jax.lax.map(function, rows, batch_size=-(-count // passes))
 
 
 class Linearization(NamedTuple):
@@ -50,10 +65,15 @@ class Problem(eqx.Module):
     ----------
     w0
         Initial weights, shape (n,), float32 or float64; its dtype is the precision of the whole run.
+    objective
+        What L is made of.
+    at_once
+        Most directions that derivatives are taken along at once; None for all. On a CPU they are taken in turn.
     """
 
     w0: Weights
     objective: Any
+    at_once: int | None = eqx.field(static=True, default=None)
 
     @classmethod
     def from_function(cls, loss_fn: Callable[[Weights], Array], w0: Any) -> Problem:
@@ -135,7 +155,7 @@ class Problem(eqx.Module):
             criterion=loss,
             skeleton=skeleton,
             unravel=unravel,
-            layers=_layers(params),
+            layers=layers_of(params),
             microbatch=data.microbatch,
             truth=array(data.truth),
         )
@@ -157,8 +177,8 @@ class Problem(eqx.Module):
         self._model_objective("data")
         params, skeleton = eqx.partition(model, eqx.is_inexact_array)
         w0, unravel = ravel_pytree(params)
-        objective = replace(self.objective, skeleton=skeleton, unravel=unravel, layers=_layers(params))
-        return Problem(w0, objective)
+        objective = replace(self.objective, skeleton=skeleton, unravel=unravel, layers=layers_of(params))
+        return replace(self, w0=w0, objective=objective)
 
     def sharded(self, devices: Sequence[Any]) -> Problem:
         """The same problem with its examples divided among devices, for sums that JAX then takes over all of them.
@@ -211,7 +231,32 @@ class Problem(eqx.Module):
         """
         own = self._model_objective("examples")
         x, y, mask = (None if a is None else a[numbers] for a in (own.x, own.y, own.mask))
-        return Problem(self.w0, replace(own, x=x, y=y, mask=mask, microbatch=None))
+        return replace(self, objective=replace(own, x=x, y=y, mask=mask, microbatch=None))
+
+    def in_batches(self, at_once: int | None, examples: int | None) -> Problem:
+        """The same loss, whose derivatives need less memory.
+
+        Parameters
+        ----------
+        at_once
+            Directions at once; None for all.
+        examples
+            Examples in a slice, one of which is in memory at a time; None for all. Only where :attr:`can_be_sliced`.
+        """
+        objective = (
+            self.objective if examples == self.slice_size else replace(self.objective, microbatch=examples)
+        )
+        return replace(self, objective=objective, at_once=at_once)
+
+    @property
+    def slice_size(self) -> int | None:
+        """Examples in a slice, which is ``data.microbatch``; None for all of them."""
+        return getattr(self.objective, "microbatch", None)
+
+    @property
+    def can_be_sliced(self) -> bool:
+        """Whether the loss is a mean over examples, of which its device may take any number at a time."""
+        return isinstance(getattr(self.objective, "criterion", None), Loss) and self.num_devices == 1
 
     def linearised(self, anchor: Weights) -> Problem:
         """The same loss of the network linearised in its weights, f(a) + J(a)(w − a) with J = ∂f/∂w.
@@ -236,7 +281,7 @@ class Problem(eqx.Module):
                 "weights, so take linear out of the processes"
             )
         own = {field.name: getattr(objective, field.name) for field in fields(ModelObjective)}
-        return Problem(self.w0, LinearisedObjective(**own, anchor=anchor))
+        return replace(self, objective=LinearisedObjective(**own, anchor=anchor))
 
     @property
     def num_devices(self) -> int:
@@ -369,9 +414,17 @@ class Problem(eqx.Module):
             # What linearize keeps for all directions grows with the number of examples; make it again, by slices.
             loss, gradient = self.objective.sum(lambda loss: jax.value_and_grad(loss)(w))
             return Linearization(
-                loss, gradient, lambda rows: self.objective.sum(lambda loss: _linearized(loss, w).hvp(rows))
+                loss,
+                gradient,
+                lambda rows: self.objective.sum(lambda loss: self._linearized(loss, w).hvp(rows)),
             )
-        return self.objective.sum(lambda loss: _linearized(loss, w))
+        return self.objective.sum(lambda loss: self._linearized(loss, w))
+
+    def _linearized(self, loss: LossFunction, w: Weights) -> Linearization:
+        (value, gradient), linear = jax.linearize(jax.value_and_grad(loss), w)
+        return Linearization(
+            value, gradient, lambda rows: each_row(lambda v: linear(v)[1], rows, self.at_once)
+        )
 
     def hvp(self, w: Weights, v: Weights) -> Weights:
         """H(w) v, shape (n,)."""
@@ -394,20 +447,3 @@ class Problem(eqx.Module):
     @property
     def _sliced(self) -> bool:
         return isinstance(self.objective, ModelObjective) and self.objective.slices(len(self.objective.x)) > 1
-
-
-def _linearized(loss: LossFunction, w: Weights) -> Linearization:
-    (value, gradient), linear = jax.linearize(jax.value_and_grad(loss), w)
-    return Linearization(value, gradient, lambda rows: each_row(lambda v: linear(v)[1], rows))
-
-
-def _layers(params: Any) -> tuple[tuple[str, int], ...]:
-    """Leaves of a model's parameters, those of one module (weight and bias) taken together."""
-    sizes: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path[:-1] or path, simple=True, separator=".")
-        # Another module's weights in between start a layer anew: a layer is one piece of the flat vector.
-        while name in sizes and name != next(reversed(sizes)):
-            name += "'"
-        sizes[name] = sizes.get(name, 0) + leaf.size
-    return tuple(sizes.items())

@@ -7,12 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cflow_cli import problem
-from cflow_cli.computing import beside
+from cflow_cli.computing import as_for, beside
 from cflow_cli.config import composing
-from cflow_cli.curvature import slices
 from cflow_cli.engine.chunk import run_chunk
-from cflow_cli.flows import central
 from cflow_cli.runs.run import prepare
 
 SMALL = ("data.n=20", "data.n_test=10", "model.widths=[4]", "steps=8", "warm_start=0")
@@ -22,9 +19,9 @@ OPTIMIZERS = ("gd", "momentum", "rmsprop", "adam", "scalar_adam")
 
 
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
-    for module in (problem, slices, central):
-        monkeypatch.setattr(module, "platform", lambda: "gpu")
+def for_a_gpu():
+    with as_for("gpu"):
+        yield
 
 
 def lowered(function, *args):

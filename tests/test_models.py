@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from omegaconf import ListConfig, OmegaConf
 
 from cflow_cli.cli import main
+from cflow_cli.computing import as_for
 from cflow_cli.config import building, composing
 from cflow_cli.datasets import Dataset
 from cflow_cli.datasets.chebyshev import chebyshev
@@ -61,6 +62,7 @@ TINY = {
     "matrix_factorisation": {"width": 2, "init_scale": 1.0},
     "plain_cnn": {"depth": 3, "width": 2},
 }
+CONVOLUTIONAL = ("cnn", "plain_cnn", "resnet")
 TOKEN_MODELS = ("transformer", "lstm", "mamba")
 # Without LLVM's expensive passes: these programs run a handful of times.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -127,10 +129,31 @@ def test_derivatives_lower_for_cuda_without_what_is_slow_there(name):
     w = problem.w0
     rows = jnp.stack([w, w])
     for derivative in (lambda w: problem.linearize(w).hvp(rows), lambda w: problem.third(w, w, w)):
-        text = str(jax.export.export(jax.jit(derivative), platforms=["cuda"])(w).mlir_module())
-        assert "dot_general" in text or "convolution" in text
+        with as_for("gpu"):
+            text = str(jax.export.export(jax.jit(derivative), platforms=["cuda"])(w).mlir_module())
+        assert "dot_general" in text and ("convolution" in text) == (name in CONVOLUTIONAL)
         slow = r"custom_call|stablehlo\.\w*(gather|scatter|sort)"
         assert bool(re.search(slow, text)) == (name == "matrix_factorisation")
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_both_forms_of_a_convolution_have_the_same_derivatives(name):
+    """Patches times a matrix, which a CPU gets, and XLA's convolution, which others get."""
+    problem = Problem.from_model(build(name, data_for(name)), data_for(name), mse(), "float64")
+    w, (u, v) = problem.w0, np.random.default_rng(0).normal(size=(2, problem.num_parameters))
+
+    def derivatives(w):
+        linear = problem.linearize(w)
+        return linear.loss, linear.gradient, linear.hvp(jnp.stack([u, v])), problem.third(w, u, v)
+
+    found = {}
+    for kind in ("cpu", "gpu"):
+        with as_for(kind):
+            found[kind] = (
+                jax.jit(lambda w: derivatives(w)).lower(w).compile(QUICK)(w)
+            )  # a new one: traced anew
+    for one, other in zip(found["cpu"], found["gpu"]):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -37,6 +37,7 @@ CHANGEABLE = (
     "steps",
     "device",
     "devices",
+    "memory_gib",
     "distributed",
     "checkpoint",
     "data.microbatch",
@@ -324,6 +325,13 @@ class Settings:
             "devices that share the data; all for as many as JAX sees",
             "a whole number of at least 1, or all",
             unless("all", whole_from(1)),
+        )
+    )
+    memory_gib: float | None = field(
+        metadata=_setting(
+            "GiB of the device's memory that derivatives are to fit into; null for what the device has",
+            f"a positive number of at most {LARGEST:g}, or null",
+            unless(None, positive),
         )
     )
     name: str | None = field(

@@ -44,7 +44,11 @@ class KernelSpectrum(NamedTuple):
 
 @eqx.filter_jit
 def dense_kernel(
-    outputs: Outputs, w: Float[Array, " params"], places: Places, terms: ArrayLike
+    outputs: Outputs,
+    w: Float[Array, " params"],
+    places: Places,
+    terms: ArrayLike,
+    at_once: int | None = None,
 ) -> Float[Array, "rows rows"]:
     """K/n with all its rows, one product J(Jᵀe) for each.
 
@@ -58,13 +62,15 @@ def dense_kernel(
         Which outputs take part.
     terms
         n, terms of the mean that is the loss: K/n has the unit of the Hessian.
+    at_once
+        Most columns that are computed at once; None for as many as a CPU's cache has room for.
     """
     along, back = _products(outputs, w, places)
 
     def column(place: Array) -> Array:
         return along(back(jnp.zeros(len(places), w.dtype).at[place].set(1)))
 
-    k = jax.lax.map(column, jnp.arange(len(places)), batch_size=min(_AT_ONCE, len(places)))
+    k = jax.lax.map(column, jnp.arange(len(places)), batch_size=min(at_once or _AT_ONCE, len(places)))
     return (k + k.T) / (2 * terms)
 
 

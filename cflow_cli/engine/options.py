@@ -175,6 +175,9 @@ class SimulationOptions:
         where that many would last longer than a second; no result depends on it.
     pause_every
         A chunk ends at every multiple of this step, for checkpoints; None for wherever it suits.
+    memory_gib
+        Memory of the device that derivatives are to fit into, in GiB; None for what the device says that there is,
+        which a CPU does not.
 
     Raises
     ------
@@ -192,6 +195,7 @@ class SimulationOptions:
     kick_seed: int | None = None
     chunk: int | None = None
     pause_every: int | None = None
+    memory_gib: float | None = None
 
     def __post_init__(self) -> None:
         """Name processes by their options, and check what no type can say."""
@@ -200,6 +204,8 @@ class SimulationOptions:
             object.__setattr__(self, what, members)
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise UserError(f"memory_gib must be positive, got {self.memory_gib}")
         if self.kick < 0:
             raise UserError(f"kick must not be negative, got {self.kick}")
         for what, members in (("processes", self.processes), ("measurements", self.measurements)):

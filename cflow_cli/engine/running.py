@@ -101,9 +101,9 @@ class Running:
         result = whole(
             run_chunk(self.process, problem, context, self.state, path, first_, row_, count_, settled)
         )
-        self.state = result.state
         on_host = {name: value for name, value in result._asdict().items() if name != "state"}
         result = result._replace(**jax.device_get(on_host))
+        self.state = result.state  # only now: where the device had no memory, the one before is gone on from
         records = {k: np.asarray(v[row : int(result.done)]) for k, v in result.records.items()}
         if "x_trace" in records and "sigma_trace" not in records:
             records["sigma_trace"] = records["effective_step_size"] * records["x_trace"]
@@ -192,3 +192,23 @@ class Running:
         self.state, self.status = state, Status[notes["status"].upper()]
         for key in _NOTED:
             setattr(self, key, deepcopy(notes[key]))
+
+
+@dataclass
+class Part:
+    """What a process has of a chunk so far.
+
+    Parameters
+    ----------
+    run
+        The process.
+    row
+        To which it has come.
+    records, messages
+        By its name, and sentences.
+    """
+
+    run: Running
+    row: int
+    records: list[tuple[str, dict[str, np.ndarray]]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -31,17 +30,15 @@ from jaxtyping import Array
 
 from cflow_cli.computing import agreed, beside, keep_programs
 from cflow_cli.curvature.block import random_rows
-from cflow_cli.curvature.options import EigsOptions
-from cflow_cli.engine import measuring
+from cflow_cli.engine import measuring, memory
 from cflow_cli.engine.caches import make_room
 from cflow_cli.engine.discrete import DiscreteState, Trajectory, bytes_per_row, steps_of
-from cflow_cli.engine.linear import LinearProcess
-from cflow_cli.engine.minibatch import MinibatchProcess
+from cflow_cli.engine.making import fit_to, process_of
 from cflow_cli.engine.naming import arrays_by_name, filled, moved_to
-from cflow_cli.engine.options import Discrete, Linear, Minibatch, SimulationOptions
-from cflow_cli.engine.processes import Context, FlowProcess, Observer, Process
+from cflow_cli.engine.options import Discrete, SimulationOptions
+from cflow_cli.engine.processes import Context, Process
 from cflow_cli.engine.recording import Chunk, Recorder
-from cflow_cli.engine.running import Running
+from cflow_cli.engine.running import Part, Running
 from cflow_cli.engine.snapshot import Snapshot, Start
 from cflow_cli.errors import UserError
 from cflow_cli.measurements.base import Setup
@@ -58,8 +55,6 @@ _LONGEST_CHUNK = 50
 _FIRST_CHUNK = 4
 # A signal is answered, and a bar moves, at the end of a chunk.
 _CHUNK_SECONDS = 1.0
-# Weights below which a recompilation for a larger block costs more than the products that a smaller one saves.
-_FEW_WEIGHTS = 50_000
 # Steps in which Adam's and RMSProp's second moments come up from zero far enough for D to be finite.
 _ADAPTIVE_WARM_START = 5
 
@@ -125,8 +120,12 @@ class Simulation:
         self._check_flows()
         self.discrete, self.takes_over = self._begin(start)
         self.warm_start = self._warm_start()
-        self.eigs = _fit_to(options.eigs, problem.num_parameters)
+        self.eigs = fit_to(options.eigs, problem.num_parameters)
         self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by _fit_to
+        self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
+        self._pace = min(_FIRST_CHUNK, self._rows)
+        self._plan_memory()
+        problem = self.problem
         kick_seed = options.seed if options.kick_seed is None else options.kick_seed
         self._kick_key = jax.random.split(jax.random.PRNGKey(kick_seed), 3)[0]
         _, self._block_key, probe_key = jax.random.split(jax.random.PRNGKey(options.seed), 3)
@@ -140,12 +139,25 @@ class Simulation:
             branch_step=jnp.asarray(self.warm_start, jnp.int32),
             fixed=jax.tree.map(jnp.asarray, fixed),
         )
-        self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
-        self._pace = min(_FIRST_CHUNK, self._rows)
         self._running = {
             p.name: Running(p, self._process(p, True), substeps=p.substeps if p.is_flow else 0)
             for p in options.processes
         }
+
+    def _plan_memory(self) -> None:
+        """Take derivatives in batches that fit, where it is known what does."""
+        self.memory = memory.plan(
+            self.problem,
+            block=self._least_block,
+            largest=self.eigs.max_tracked,
+            processes=len(self.options.processes) if self.problem.num_devices == 1 else 1,
+            path=self._rows * bytes_per_row(self.optimizer, self.problem.w0),
+            memory_gib=self.options.memory_gib,
+        )
+        alone = self.problem.w0.is_fully_addressable
+        self._in_turn = not alone or (self.memory is not None and self.memory.in_turn)
+        if self.memory is not None:
+            self.problem = self.problem.in_batches(self.memory.at_once, self.memory.examples)
 
     def _check_flows(self) -> None:
         flows = [p.name for p in self.options.processes if p.is_flow]
@@ -174,33 +186,7 @@ class Simulation:
         return min(least, self.options.steps)
 
     def _process(self, kind: Any, divisible: bool) -> Process[Any]:
-        if kind.is_flow:
-            return FlowProcess(
-                stepper=kind.beside(self.options.kick).stepper(self.optimizer, self.eigs),
-                eigs=self.eigs,
-                substeps=kind.substeps,
-                measurements=self.options.measurements,
-                watched=kind.holds_the_edge,
-                divisible=divisible and not self.optimizer.is_operator,
-            )
-        if isinstance(kind, Linear):
-            self.problem.linearised(self.problem.w0)  # says so where there is no network
-            every, branches = jnp.asarray(kind.every, jnp.int32), jnp.asarray(kind.branches)
-            measured = self.options.measurements
-            return LinearProcess(self.optimizer, self.eigs, every, branches, measurements=measured)
-        if isinstance(kind, Minibatch):
-            examples = self.problem.num_examples
-            if kind.batch_size > examples:
-                raise UserError(
-                    f"processes.minibatch.batch_size={kind.batch_size} is more than the {examples} examples"
-                    if examples
-                    else "minibatch needs examples to make batches of, and this problem is a function of the "
-                    "weights; take it out of the processes"
-                )
-            key, every = jax.random.PRNGKey(kind.seed), jnp.asarray(kind.every, jnp.int32)
-            batches, measured = (key, kind.batch_size, kind.order), self.options.measurements
-            return MinibatchProcess(self.optimizer, self.eigs, every, *batches, measurements=measured)
-        return Observer(self.optimizer, self.eigs, self.options.measurements)
+        return process_of(kind, self.problem, self.optimizer, self.eigs, self.options, divisible)
 
     @property
     def form(self) -> Hashable:
@@ -300,24 +286,49 @@ class Simulation:
             return function(*args, **settings)
 
     def _advance(self, threads: ThreadPoolExecutor) -> Chunk:
-        began, first, begin = time.monotonic(), self.step, self.discrete
+        began, first, begin, said = time.monotonic(), self.step, self.discrete, list[str]()
         count = self._next_count(first)
-        self.discrete, path = self.take_path(self._rows, count)
+        self.discrete, path = self._in_memory(partial(self.take_path, self._rows, count), first, None, said)
         for run in self._running.values():
             if run.state is None and (not run.kind.branches or first >= self.warm_start):
                 run.begin(self._initial(run, begin, self._least_block), first)
         at_work = [r for r in self._running.values() if r.state is not None and not r.status.stops]
         compared = self._compare(at_work, path, first)
+        parts = [Part(run, max(run.kind.first_step - first, 0)) for run in at_work]
         advance = partial(self._beside_data, self._advance_process, path=path, first=first, count=count)
-        parts = list(threads.map(advance, at_work))
-        records = [p for part in parts for p in part[0]]
-        chunk = self._recorder.chunk(first, first + count, records, compared)
-        chunk.messages.extend(m for part in parts for m in part[1])
+        left = parts
+        if len(parts) > 1 and not self._in_turn:
+            left = [
+                part
+                for part, had_room in zip(parts, threads.map(memory.with_room(advance), parts))
+                if not had_room
+            ]
+            if left:
+                self._in_turn = True
+                said.append(f"the device has no memory for all processes at once: in turn from step {first}")
+        for part in left:
+            self._in_memory(partial(advance, part), first, part, said)
+        chunk = self._recorder.chunk(
+            first, first + count, [r for part in parts for r in part.records], compared
+        )
+        chunk.messages.extend([*said, *(m for part in parts for m in part.messages)])
         if self._keep_rows:
             self._chunks.append(chunk)
         seconds = max(time.monotonic() - began, 1e-6) / count
         self._pace = agreed(max(1, min(int(_CHUNK_SECONDS / seconds), self._rows)), self.problem.w0)
         return chunk
+
+    def _in_memory(self, compute: Callable[[], _T], first: int, part: Part | None, said: list[str]) -> _T:
+        """What is computed, with smaller batches where the device has no memory for it; sentences on those."""
+        while True:
+            try:
+                return jax.block_until_ready(compute())
+            except jax.errors.JaxRuntimeError as error:
+                if not memory.exhausted(error) or not self.problem.w0.is_fully_addressable:
+                    raise  # one node alone must not change what all compute
+                at, directions = (first, 1) if part is None else (first + part.row, part.run.block)
+            self.problem, sentence = memory.less(self.problem, directions, at)
+            said.append(sentence)
 
     def _next_count(self, first: int) -> int:
         """Steps of the next chunk: it ends where flows branch off, at pauses, and where processes are compared."""
@@ -330,7 +341,7 @@ class Simulation:
         """The optimizer ``count`` steps on, and its path with room for ``rows``; the simulation itself stays."""
         return self._beside_data(
             self._take_steps,
-            self.problem,
+            replace(self.problem, at_once=None),  # no matter to a gradient, and so none to the compiled loop
             self.optimizer,
             self.discrete,
             rows,
@@ -343,28 +354,27 @@ class Simulation:
     def _initial(self, run: Running, at: DiscreteState, block: int) -> Any:
         return run.initial(at.weights, at.optimizer, block, self._block_key, self.problem)
 
-    def _advance_process(
-        self, run: Running, path: Trajectory, first: int, count: int
-    ) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[str]]:
-        """Step one process through a chunk, growing its block as often as needed."""
-        parts, messages, row = [], [], max(run.kind.first_step - first, 0)
-        while row < count:
-            result, records = run.advance(self.problem, self.context, path, first, row, count)
-            if result.done > row:
-                parts.append((run.kind.name, records))
-            row = int(result.done)
+    def _advance_process(self, part: Part, path: Trajectory, first: int, count: int) -> None:
+        """Step one process on through a chunk, growing its block as often as needed."""
+        run = part.run
+        while part.row < count:
+            result, records = run.advance(self.problem, self.context, path, first, part.row, count)
+            if result.done > part.row:
+                part.records.append((run.kind.name, records))
+            part.row = int(result.done)
             if result.stopped:
-                messages.append(run.stop(records))
+                part.messages.append(run.stop(records))
                 break
             if result.divide:
-                messages.append(run.divide(first + row))
+                part.messages.append(run.divide(first + part.row))
                 run.process = self._process(run.divided_kind, run.divisible)
             if result.grow:
-                run.grow(self.eigs, self.problem.num_parameters, first + row, self._block_key)
-            elif row == count and parts:
+                run.grow(self.eigs, self.problem.num_parameters, first + part.row, self._block_key)
+            elif part.row == count and part.records:
                 at_boundary = (first + count) % self._rows == 0
-                run.shrink_if_roomy(self.eigs, parts[-1][1], self._block_key, at_boundary, 2 * _LONGEST_CHUNK)
-        return parts, messages
+                run.shrink_if_roomy(
+                    self.eigs, part.records[-1][1], self._block_key, at_boundary, 2 * _LONGEST_CHUNK
+                )
 
     def _compare(
         self, at_work: list[Running], path: Trajectory, first: int
@@ -433,17 +443,6 @@ def _at_start(problem: Problem) -> tuple[Array, Array]:
 def _prefix(name: str) -> str:
     """Of the arrays of a process in a snapshot; "discrete" is the optimizer itself."""
     return "iterates" if name == Discrete.name else name
-
-
-def _fit_to(eigs: EigsOptions, n: int) -> EigsOptions:
-    """Options with the default size of block, or blocks that hold the whole spectrum of a handful of weights."""
-    block = eigs.block or min(6 if n < _FEW_WEIGHTS else 4, eigs.max_tracked)
-    if n > block:
-        return replace(eigs, block=block, max_tracked=min(eigs.max_tracked, n))
-    whole = copy(eigs)
-    for name, value in {"block": n, "max_tracked": n, "guard_vectors": 0}.items():
-        object.__setattr__(whole, name, value)  # no guard is needed, which the checks do not allow
-    return whole
 
 
 def _chunk_length(problem: Problem, optimizer: Any, steps: int) -> int:

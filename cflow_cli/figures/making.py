@@ -30,6 +30,7 @@ from cflow_cli.storage import Run, read_kernel, read_run
 _ELSEWHERE = (
     "device",
     "devices",
+    "memory_gib",
     "checkpoint",
     "name",
     "tags",

@@ -115,7 +115,7 @@ def remember_none(
 
 
 def differentiate(problem: Problem, w: Array, directions: Directions, batch: int) -> ThirdDerivatives:
-    """The N_ij at w, ``batch`` of them evaluated together: 1 or 3."""
+    """The N_ij at w, ``batch`` of them evaluated together: 1 or 3, which is 1 where the problem allows fewer than 3."""
     count, packing = _plan(directions, w.dtype)
     buffer = jnp.zeros((len(packing), len(w)), w.dtype)
     return ThirdDerivatives(_fill(problem, w, directions, count, buffer, batch), packing, count)
@@ -225,7 +225,7 @@ def _fill(
         return jax.lax.dynamic_update_slice(buffer, rows, (p, jnp.zeros_like(p)))
 
     first = jnp.zeros_like(count)
-    if batch > 1 and len(vectors) > 1:
+    if batch > 1 and len(vectors) > 1 and (problem.at_once or batch) >= batch:
         # k(k+1)/2 is a multiple of three or one more.
         buffer = jax.lax.fori_loop(0, count // 3, lambda t, b: fill(3 * t, b, 3), buffer)
         first = count - count % 3

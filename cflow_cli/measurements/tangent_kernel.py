@@ -89,8 +89,10 @@ class TangentKernel(Measurement):
             )
         terms = np.asarray(problem.num_terms, setup.gradient.dtype)
         formed = len(places) <= self.rows_max
-        start = curvature.dense_kernel(problem.all_outputs, problem.w0, places, terms) if formed else None
-        return Kept(places, terms, start)
+        if not formed:
+            return Kept(places, terms, None)
+        kernel = curvature.dense_kernel(problem.all_outputs, problem.w0, places, terms, problem.at_once)
+        return Kept(places, terms, kernel)
 
     def start(self, problem: Any, rows: Any) -> Any:
         """Two vectors, to be followed where the kernel is not formed."""
@@ -117,7 +119,7 @@ class TangentKernel(Measurement):
             values |= {"kernel_max": largest, "kernel": largest[None]}
             values |= dict.fromkeys(("kernel_min", "kernel_condition", "kernel_change"), missing)
             return Measured(values, memory, gradients=products)
-        kernel = curvature.dense_kernel(problem.all_outputs, w, places, terms)
+        kernel = curvature.dense_kernel(problem.all_outputs, w, places, terms, problem.at_once)
         top, smallest = curvature.kernel_spectrum(kernel, _TOP)
         values |= {"kernel": top, "kernel_max": top[0], "kernel_min": smallest}
         values["kernel_condition"] = top[0] / smallest

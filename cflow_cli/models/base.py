@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -88,9 +89,11 @@ class Linear(eqx.Module):
         self.weight = jax.random.uniform(weight_key, (inputs, outputs), jnp.float32, -bound, bound)
         self.bias = jax.random.uniform(bias_key, (outputs,), jnp.float32, -bound, bound) if bias else None
 
-    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        """Apply to every vector along the last axis."""
-        y = x @ self.weight
+    def __call__(
+        self, x: Float[Array, "... inputs"], product: Callable[[Array, Array], Array] = operator.matmul
+    ) -> Float[Array, "... outputs"]:
+        """Apply to every vector along the last axis, or what else ``product`` makes of an input and the matrix."""
+        y = product(x, self.weight)
         return y if self.bias is None else y + self.bias
 
     def limit(self, fan_in: int, scale: float) -> LayerLimit:

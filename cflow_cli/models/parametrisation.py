@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -48,9 +49,11 @@ class NTKLinear(eqx.Module):
         self.sigma_w = float(sigma_w)
         self.sigma_b = float(sigma_b)
 
-    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        """Apply to every vector along the last axis."""
-        y = self.sigma_w / math.sqrt(self.weight.shape[0]) * (x @ self.weight)
+    def __call__(
+        self, x: Float[Array, "... inputs"], product: Callable[[Array, Array], Array] = operator.matmul
+    ) -> Float[Array, "... outputs"]:
+        """Apply to every vector along the last axis, or what else ``product`` makes of an input and the matrix."""
+        y = self.sigma_w / math.sqrt(self.weight.shape[0]) * (product(x, self.weight))
         return y if self.bias is None else y + self.sigma_b * self.bias
 
     def limit(self, fan_in: int, scale: float) -> LayerLimit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from cflow_cli.errors import UserError, did_you_mean
 from cflow_cli.models.activations import get_activation
 from cflow_cli.models.base import ActivatedModel, Linear, numbers, positive
 from cflow_cli.models.cnn import image_shape
-from cflow_cli.models.convolution import patches
+from cflow_cli.models.convolution import convolve
 from cflow_cli.models.limit import LayerLimit, Limit, few_inputs
 from cflow_cli.models.parametrisation import SIGMA_B, SIGMA_W, NTKLinear, dense_layers
 from cflow_cli.models.units import Units, units_between
@@ -144,6 +145,6 @@ class PlainCNN(ActivatedModel):
         """Outputs of a batch of images."""
         phi = get_activation(self.activation).function
         for convolution in self.convolutions:
-            x = phi(convolution(patches(x, WINDOW)))
+            x = phi(convolution(x, partial(convolve, size=WINDOW)))
         h = jnp.mean(x, axis=(1, 2)) if self.readout == "gap" else x.reshape(len(x), -1)
         return self.output_scale * self.head(h)

@@ -76,7 +76,7 @@ def _fitted(problem: Problem, points: Array, c: Array, rates: Array) -> Array:
         (inner, state), (c, rate) = carry, now
         w = c @ jnp.concatenate([points[:1], inner, points[-1:]])
         # The curve is linear in its control points: ∂/∂P_j of the mean of L(w(t_i)) is the mean of c_j(t_i) ∇L(w(t_i)).
-        gradient = c[:, 1:-1].T @ each_row(problem.gradient, w) / len(w)
+        gradient = c[:, 1:-1].T @ each_row(problem.gradient, w, problem.at_once) / len(w)
         update, state = adam.update(gradient, state)
         return (inner - rate * update, state), None
 

@@ -144,6 +144,7 @@ def simulation(cfg: DictConfig, checked: Checked, data: Any, device: Any, start:
             kick=settings.kick,
             kick_seed=settings.kick_seed,
             pause_every=settings.checkpoint.steps,
+            memory_gib=settings.memory_gib,
         )
         built = Simulation(
             problem,

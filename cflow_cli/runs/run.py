@@ -13,7 +13,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -359,6 +359,8 @@ def _announce(
         f"{settings.dtype} on {prepared.device}, {_loop(settings.kick)} · {', '.join(prepared.cfg.processes)}"
     )
     display.say(f"folder {folder}")
+    if prepared.simulation.memory is not None:
+        display.say(prepared.simulation.memory.sentence)
     if prepared.warning is not None:
         display.say(f"warning: {prepared.warning}")
     for note in notes:
@@ -399,6 +401,7 @@ def _manifest_entries(prepared: Prepared) -> dict[str, Any]:
         "seed": settings.seed,
         "dtype": settings.dtype,
         "device": prepared.device,
+        "memory": None if simulation.memory is None else asdict(simulation.memory),
         "num_parameters": simulation.problem.num_parameters,
         "layers": [name for name, _ in simulation.problem.layers],
         "data_description": prepared.data,
