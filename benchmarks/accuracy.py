@@ -1,130 +1,75 @@
 """How well the flows predict the optimizers: ``python -m benchmarks.accuracy``.
 
-Every optimizer with a central flow on two problems, several seeds each:
+Every optimizer with a flow on three problems, several seeds each:
 
 - digits: 200 handwritten digits of ten classes, 8 x 8, MLP 2 x 32;
 - cifar10: 100 CIFAR-10 images of four classes, mean-pooled to 8 x 8, CNN with 4 and 8 channels and 32 dense units;
+- sorting: 100 strings of four letters, followed by themselves sorted, transformer of one block of width 16;
 
-both with GELU and mean squared error, in float64. In exact arithmetic an oscillation has to grow from rounding errors
+all with GELU and mean squared error, in float64. In exact arithmetic an oscillation has to grow from rounding errors
 and starts late; Gaussian kicks of norm 1e-3 spare the real optimizer that delay.
 
-Each run leaves one JSON file in ``--out`` and is not repeated while that is there, so the study can be made in pieces
-(``--only adam --problem digits --seed 0``). The table is made from whatever is there.
+What any model could reach at best is measured beside each run, on five more that differ in their kicks alone: see
+:mod:`cflow_cli.report.yardstick`.
+
+Each run leaves one JSON file in ``--out``, and what is there is not repeated, so the study can be made in pieces
+(``--only adam --problem digits --seed 0``), another flow at a time (``--flows two_phase``). The table is made from
+whatever is there. ``--rates`` prints the learning rates that the rule of :mod:`benchmarks.accuracy_rates` takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
 
-jax.config.update("jax_enable_x64", True)
+from benchmarks import accuracy_rates as rates
+from benchmarks.accuracy_cases import (
+    CASES,
+    KICK,
+    NEAR_EDGE,
+    NEAR_FLOOR,
+    NEAR_PAIR,
+    PROBLEMS,
+    SEEDS,
+    TARGETS,
+    Case,
+    optimizer,
+    problem,
+)
+from cflow_cli import Problem
+from cflow_cli.curvature.options import EigsOptions
+from cflow_cli.engine.discrete import DiscreteState, steps_of
+from cflow_cli.engine.simulation import Simulation
+from cflow_cli.errors import UserError
+from cflow_cli.optimizers.probing import map_of, update_of
+from cflow_cli.report import definitions as define
+from cflow_cli.report import smoothing, yardstick
+from cflow_cli.report.tables import markdown
 
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-import pandas as pd  # noqa: E402
-
-from cflow_cli import Problem, simulate  # noqa: E402
-from cflow_cli.curvature.options import EigsOptions  # noqa: E402
-from cflow_cli.datasets.cifar10 import cifar10  # noqa: E402
-from cflow_cli.datasets.digits import digits  # noqa: E402
-from cflow_cli.errors import UserError  # noqa: E402
-from cflow_cli.losses import mse  # noqa: E402
-from cflow_cli.models.cnn import CNN  # noqa: E402
-from cflow_cli.models.mlp import MLP  # noqa: E402
-from cflow_cli.optimizers import adam_uncorrected, scalar_adam, scalar_rmsprop  # noqa: E402
-from cflow_cli.report import definitions as define  # noqa: E402
-from cflow_cli.report import smoothing  # noqa: E402
-from cflow_cli.report.tables import markdown  # noqa: E402
-
-KICK = 1e-3
-SEEDS = 3
 ARRIVED = 2.02
 """S_eff up to which a flow that branched off above the edge counts as having come down to it."""
 
+RUNS = 6
+"""Runs of the yardstick, the one that the flows are beside included."""
 
-class Case(NamedTuple):
-    """One optimizer.
-
-    Parameters
-    ----------
-    build
-        Learning rate -> optax object.
-    digits, cifar10
-        Learning rate and steps on each problem, such that at least two eigenvalues become critical where possible; None
-        where no rate brings the optimizer to the edge before its training is over.
-    warm_start
-        Steps before the flows branch off.
-    errors
-        Targets of the distance ratio and of the loss error in per cent; None where there are none.
-    others
-        Flows beside the central and the stable one.
-    """
-
-    build: Callable[[float], Any]
-    digits: tuple[float, int] | None
-    cifar10: tuple[float, int] | None
-    warm_start: int
-    errors: tuple[float, float] | None
-    others: tuple[str, ...] = ()
-
-
-def _rmsprop(lr: float) -> Any:
-    return optax.rmsprop(lr, decay=0.99, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
-
-
-_NEAR, _FAR = (0.25, 3.0), (0.25, 10.0)
-CASES = {
-    "gd": Case(optax.sgd, (0.2, 400), (0.4, 400), 0, _NEAR, ("rod",)),
-    "momentum": Case(partial(optax.sgd, momentum=0.9), None, (0.02, 800), 0, _FAR),
-    "momentum_0.5": Case(partial(optax.sgd, momentum=0.5), (0.3, 400), (0.4, 400), 0, _FAR),
-    "nesterov": Case(partial(optax.sgd, momentum=0.9, nesterov=True), (0.15, 400), (0.02, 600), 0, _FAR),
-    "nesterov_0.5": Case(partial(optax.sgd, momentum=0.5, nesterov=True), (0.15, 400), (0.2, 400), 0, _FAR),
-    "scalar_rmsprop": Case(
-        lambda lr: scalar_rmsprop(lr, bias_correction=True), (0.05, 400), (0.08, 400), 5, _NEAR
-    ),
-    "rmsprop": Case(_rmsprop, (0.001, 400), (0.001, 400), 20, _NEAR, ("ablated", "rod")),
-    "adam": Case(
-        lambda lr: optax.adam(lr, b2=0.99), (0.003, 500), (0.001, 400), 10, _NEAR, ("ablated", "rod")
-    ),
-    "adamw": Case(
-        lambda lr: optax.adamw(lr, b2=0.99, weight_decay=1e-2), (0.003, 500), (0.001, 400), 10, _NEAR
-    ),
-    "nadam": Case(lambda lr: optax.nadam(lr, b2=0.99), (0.001, 400), (0.001, 400), 10, _NEAR),
-    "adabelief": Case(lambda lr: optax.adabelief(lr, b2=0.99), (0.003, 500), (0.001, 400), 10, _NEAR),
-    "adagrad": Case(
-        lambda lr: optax.adagrad(lr, initial_accumulator_value=0.0), (0.02, 400), (0.05, 400), 5, _NEAR
-    ),
-    "scalar_adam": Case(lambda lr: scalar_adam(lr, b2=0.99), (0.4, 500), (0.2, 400), 10, None),
-    "adam_uncorrected": Case(lambda lr: adam_uncorrected(lr, b2=0.99), (0.003, 500), (0.001, 400), 10, None),
-    "amsgrad": Case(lambda lr: optax.amsgrad(lr, b2=0.99), None, (0.003, 400), 10, _NEAR),
-}
-"""Yogi is missing: its central flow is refused."""
-
-FLOWS = ("central", "stable")
-
-
-def problem(name: str, seed: int, root: str | None) -> Problem:
-    """One of the two problems with the initial weights of a seed."""
-    key = jax.random.PRNGKey(seed)
-    if name == "digits":
-        data = digits(n=200)
-        return Problem.from_model(MLP(data, key, widths=[32, 32]), data, mse(), jnp.float64)
-    data = cifar10(root=root, n=100, classes=4, pool=4)
-    return Problem.from_model(CNN(data, key, channels=[4, 8], dense=32), data, mse(), jnp.float64)
+LOOKS = 10
+"""Steps between two looks at the weights of all of them."""
 
 
 def measure(
-    metrics: pd.DataFrame, eigenvalues: pd.DataFrame, start: int, flows: Sequence[str] = FLOWS
+    metrics: pd.DataFrame, eigenvalues: pd.DataFrame, start: int, flows: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Figures of each flow of a run, by the definitions of the report.
 
@@ -147,26 +92,41 @@ def measure(
         sharpness = define.series(metrics, flow, "effective_sharpness")
         critical = define.series(metrics, flow, "num_critical")
         edge = define.edge_step(sharpness, start)
-        after = sharpness.loc[edge:] if edge is not None else sharpness.iloc[:0]
-        # A flow that branches off above the edge first has to come down to it.
-        arrived = after.index[after <= ARRIVED]
-        settled = after.loc[arrived[0] :] if flow != "stable" and len(arrived) else after
-        at_edge = settled[critical.loc[settled.index] > 0]
+        if flow == "two_phase":  # it leaves the edge between two bursts, as the optimizer does
+            after = at_edge = sharpness[sharpness.index >= since]
+        else:
+            after = sharpness.loc[edge:] if edge is not None else sharpness.iloc[:0]
+            # A flow that branches off above the edge first has to come down to it.
+            arrived = after.index[after <= ARRIVED]
+            after = after.loc[arrived[0] :] if flow != "stable" and len(arrived) else after
+            at_edge = after[critical.loc[after.index] > 0]
         seen = middle[middle.index.isin(at_edge.index)]
         distance = define.series(metrics, flow, "distance_to_discrete")
         figures[flow] = {
             "edge": np.nan if edge is None else float(edge),
-            "critical": float(critical.loc[settled.index].max()) if len(settled) else 0.0,
+            "critical": float(critical.loc[after.index].max()) if len(after) else 0.0,
             "S flow": at_edge.mean(),
             "within": float(((at_edge - 2).abs() <= 0.02).mean()) if len(at_edge) else np.nan,
             "S midpoints": seen.mean(),
             "spread": seen.std(),
+            "S gap": _gap(sharpness, middle, since),
             "distance ratio": define.distance_ratio(distance, stable, since),
             "loss error": 100 * define.relative_error(loss, define.prediction(metrics, flow), since),
             "correlation": _variance_correlation(eigenvalues, flow, at_edge.index),
             "final loss": float(loss.iloc[-1] / loss.iloc[0]),
         }
     return figures
+
+
+def _gap(sharpness: pd.Series, middle: pd.Series, since: float) -> float:
+    """Median over steps of |S_eff,flow − S_eff,midpoints| after a mean over 50 steps, of those known of both."""
+    apart = (sharpness - middle).dropna()
+    apart = apart[apart.index >= since]
+    if apart.empty:
+        return float("nan")
+    window, fewest = smoothing.WINDOW, smoothing.WINDOW // 5
+    full = apart.reindex(range(int(apart.index[0]), int(apart.index[-1]) + 1))
+    return float(full.rolling(window, center=True, min_periods=fewest).mean().abs().median())
 
 
 def _variance_correlation(eigenvalues: pd.DataFrame, flow: str, steps: pd.Index) -> float:
@@ -182,17 +142,68 @@ def _variance_correlation(eigenvalues: pd.DataFrame, flow: str, steps: pd.Index)
     return predicted.corr(measured) if len(predicted) > 1 else np.nan
 
 
+def kicked(own: Problem, transformation: Any, steps: int, seeds: Sequence[int]) -> list[np.ndarray]:
+    """Paths of the optimizer that differ in their kicks alone, one for each seed of them: row t is w_t."""
+    found = map_of(transformation, own.w0, own.unravel)
+    take = steps_of(update_of(transformation, found))
+    begin = DiscreteState(own.w0, own.w0, found.init(own.w0), jnp.zeros((), jnp.int32))
+    count, kick = jnp.asarray(steps), jnp.asarray(KICK, own.w0.dtype)
+    keys = (jax.random.split(jax.random.PRNGKey(seed), 3)[0] for seed in seeds)
+    return [np.asarray(take(own, found, begin, steps, count, key, kick)[1].weights[1:]) for key in keys]
+
+
+def reach(
+    looks: Mapping[int, Mapping[str, np.ndarray]],
+    before: Mapping[int, np.ndarray],
+    others: Sequence[np.ndarray],
+    metrics: pd.DataFrame,
+    start: int,
+) -> dict[str, float]:
+    """``floor``, ``pair`` and ``ens_…`` of a run, means over the looks in the steps that its distances are taken over.
+
+    Parameters
+    ----------
+    looks
+        Step -> weights of the optimizer (``discrete``) and of its flows.
+    before
+        Step -> the optimizer's weights one step earlier.
+    others
+        Paths with other kicks, as of :func:`kicked`.
+    metrics
+        Of the run.
+    start
+        Step at which the flows branched off.
+    """
+    onset = define.onset(metrics, start)
+    last = define.series(metrics, "stable", "distance_to_discrete").index.max()
+    window = [t for t in looks if onset is not None and max(last - define.TAIL, onset) < t <= last]
+    found = []
+    for t in window:
+        flows = {name: w for name, w in looks[t].items() if name != "discrete"}
+        runs = np.stack([looks[t]["discrete"], *(path[t] for path in others)])
+        means = (runs + np.stack([before[t], *(path[t - 1] for path in others)])) / 2
+        found.append(yardstick.values(0, runs, means, flows))
+    return pd.DataFrame(found).mean().to_dict() if found else {}
+
+
 def run(
-    optimizer: str, where: str, seed: int, root: str | None, rate: float | None = None, others: bool = False
+    name: str,
+    where: str,
+    seed: int,
+    root: str | None,
+    rate: float | None = None,
+    flows: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One run, at another learning rate if one is given, with other flows if asked for, as JSON can hold it."""
-    case, began = CASES[optimizer], time.perf_counter()
-    lr, steps = getattr(case, where)
-    lr = lr if rate is None else rate
-    flows = (*FLOWS, *(case.others if others else ()))
-    result = simulate(
-        problem(where, seed, root),
-        case.build(lr),
+    """One run, at another learning rate if one is given, with the case's flows or others, as JSON can hold it."""
+    case, began = CASES[name], time.perf_counter()
+    lr = case.on[where][0] if rate is None else rate
+    steps = case.on[where][1] if where in case.on else rates.STEPS
+    # Every other is measured against the stable flow.
+    flows = tuple(dict.fromkeys((*(flows or case.flows), "stable")))
+    own, transformation = problem(where, seed, root), optimizer(name, lr)
+    simulation = Simulation(
+        own,
+        transformation,
         steps=steps,
         warm_start=case.warm_start,
         seed=seed,
@@ -200,27 +211,64 @@ def run(
         processes=("discrete", "midpoint", *flows),
         eigs=EigsOptions(block=4, every=4),
         measurements=(),
+        pause_every=LOOKS,
     )
+    looks, before = {}, {}
+    for _ in simulation:
+        if simulation.step % LOOKS == 0 and simulation.step > case.warm_start:
+            looks[simulation.step] = simulation.weights()
+            before[simulation.step] = np.asarray(simulation.discrete.before)
+    others = kicked(own, transformation, steps, [1000 + k for k in range(1, RUNS)])
+    metrics = simulation.metrics
+    found = measure(metrics, simulation.eigenvalues, case.warm_start, flows)
+    reached = reach(looks, before, others, metrics, case.warm_start)
+    for flow in flows:
+        found[flow]["ens"] = reached.pop(f"ens_{flow}", np.nan)
     return {
-        "optimizer": optimizer,
+        "optimizer": name,
         "problem": where,
         "seed": seed,
         "lr": lr,
         "steps": steps,
-        "flows": measure(result.metrics, result.eigenvalues, case.warm_start, flows),
-        "complaints": {p: s["steps_with"] for p, s in result.statuses.items() if s["steps_with"]},
+        "flows": found,
+        "yardstick": reached,
+        "complaints": {p: s["steps_with"] for p, s in simulation.statuses.items() if s["steps_with"]},
         "seconds": time.perf_counter() - began,
     }
 
 
+def completed(path: Path, wanted: Sequence[str], make: Any) -> dict[str, Any] | None:
+    """What a run's file has, with those of the flows that it lacked; None where it lacked none."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    lacking = [flow for flow in wanted if old is None or flow not in old["flows"]]
+    if not lacking:
+        return None
+    new: dict[str, Any] = make(lacking)
+    if old is not None:
+        for key in ("flows", "complaints"):
+            new[key] |= old[key]
+        new["seconds"] += old["seconds"]
+    path.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    return new
+
+
 def _verdict(row: pd.Series, flow: str, case: Case) -> str:
     """PASS, or which targets are missed; empty where there are none."""
-    if flow != "central":
+    if flow == "central":
+        distance, loss = TARGETS[case.kind]
+        fair = row["distance ratio"] if not row["floor"] > 0.1 else row["above floor"]
+        met = {
+            "S_eff": abs(row["S flow"] - 2) <= 0.02,
+            "distance": fair <= distance,
+            "loss": row["loss error"] <= loss,
+        }
+    elif flow == "two_phase":
+        momentum = case.kind == "momentum"
+        near = row["above pair"] <= NEAR_PAIR if momentum else row["above floor"] <= NEAR_FLOOR
+        met = {"S_eff": row["S gap"] <= NEAR_EDGE, "distance": near}
+    else:
         return ""
-    missed = [] if abs(row["S flow"] - 2) <= 0.02 else ["S_eff"]
-    if case.errors is not None:
-        missed += [] if row["distance ratio"] <= case.errors[0] else ["distance"]
-        missed += [] if row["loss error"] <= case.errors[1] else ["loss"]
+    missed = [what for what, is_met in met.items() if not is_met]
     return "PASS" if not missed else "miss: " + ", ".join(missed)
 
 
@@ -231,81 +279,107 @@ COLUMNS = {
     "within": ("within 2 ± 0.02", "{:.0%}"),
     "S midpoints": ("S_eff of midpoints", "{:.2f}"),
     "spread": ("spread", "{:.2f}"),
+    "S gap": ("S_eff gap", "{:.2f}"),
     "distance ratio": ("distance ratio", "{:.2f}"),
+    "floor": ("floor", "{:.2f}"),
+    "pair": ("pair", "{:.2f}"),
+    "ens": ("from mean run", "{:.2f}"),
     "loss error": ("loss error", "{:.1f} %"),
     "correlation": ("variances", "{:.2f}"),
 }
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def medians(runs: Sequence[Mapping[str, Any]], flow: str) -> pd.Series:
+    """Medians over seeds of a flow's figures and of what it could reach."""
+    rows = pd.DataFrame([r["flows"][flow] | r.get("yardstick", {}) for r in runs])
+    rows = rows.reindex(columns=list(dict.fromkeys((*COLUMNS, *rows.columns)))).astype(float)
+    for reached in ("floor", "pair"):
+        rows[f"above {reached}"] = rows["distance ratio"] - rows[reached]
+    return rows.median()
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown tables, one per problem: medians over seeds, and PASS or what is missed."""
     headings = ["optimizer", "lr", "flow", *(heading for heading, _ in COLUMNS.values()), ""]
     texts = []
-    for where in sorted({r["problem"] for r in runs}, reverse=True):
+    for where in PROBLEMS:
         lines = []
         for name, case in CASES.items():
             every = [r for r in runs if r["problem"] == where and r["optimizer"] == name]
-            flows = (*FLOWS, *case.others)
+            flows = (*case.flows, *case.others)
             for flow, lr in ((f, lr) for lr in sorted({r["lr"] for r in every}) for f in flows):
                 mine = [r for r in every if r["lr"] == lr and flow in r["flows"]]
                 if not mine:
                     continue
-                row = pd.DataFrame([r["flows"][flow] for r in mine]).astype(float).median()
+                row = medians(mine, flow)
                 cells = [
                     form.format(row[c]) if np.isfinite(row[c]) else "–" for c, (_, form) in COLUMNS.items()
                 ]
-                head = [name, f"{lr:g}"] if flow == FLOWS[0] else ["", ""]
-                lines.append([*head, flow, *cells, _verdict(row, flow, case)])
-        texts.append(f"{where}:\n\n{markdown(headings, lines)}")
+                seeds = "" if len(mine) == SEEDS else f" ({len(mine)})"
+                head = [name, f"{lr:g}"] if flow == flows[0] else ["", ""]
+                lines.append([*head, flow + seeds, *cells, _verdict(row, flow, case)])
+        if lines:
+            texts.append(f"{where}:\n\n{markdown(headings, lines)}")
     return "\n".join(texts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", help="folder of CIFAR-10, either layout; else $CFLOW_DATA or the cache folder")
+    add("--out", type=Path, default=Path("outputs/accuracy"), help="folder of the results")
+    add("--only", nargs="+", choices=CASES, metavar="OPTIMIZER", help="these optimizers")
+    add("--problem", choices=PROBLEMS, help="this problem")
+    add("--seed", type=int, help=f"this seed (0 to {SEEDS - 1})")
+    add("--lr", type=float, help="another learning rate, for the optimizers and problem named")
+    add("--flows", nargs="+", metavar="FLOW", help="these flows instead of a case's own (rod, ablated, …)")
+    add("--table", action="store_true", help="make no runs, print the table of those that are there")
+    add("--rates", action="store_true", help="make no runs, print the learning rates that the rule takes")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Make the runs that are missing, and print the table of all that are there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", help="folder of CIFAR-10, either layout; else $CFLOW_DATA or the cache folder"
-    )
-    parser.add_argument("--out", type=Path, default=Path("outputs/accuracy"), help="folder of the results")
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="OPTIMIZER", help="these optimizers")
-    parser.add_argument("--problem", choices=("digits", "cifar10"), help="this problem")
-    parser.add_argument("--seed", type=int, help=f"this seed (0 to {SEEDS - 1})")
-    parser.add_argument(
-        "--lr", type=float, help="another learning rate, for the optimizers and problem named"
-    )
-    parser.add_argument(
-        "--others", action="store_true", help="rod flow and the ablated flow too, where a case has them"
-    )
-    parser.add_argument(
-        "--table", action="store_true", help="make no runs, print the table of those that are there"
-    )
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for where in () if args.table else [args.problem] if args.problem else ["digits", "cifar10"]:
-        for seed in range(SEEDS) if args.seed is None else [args.seed]:
-            for name in args.only or CASES:
-                ending = "" if args.lr is None else f"_lr{args.lr:g}"
-                path = args.out / f"{where}_{name}_{seed}{ending}.json"
-                if path.exists() or getattr(CASES[name], where) is None:
-                    continue
-                try:
-                    found = run(name, where, seed, args.data, args.lr, args.others)
-                except UserError as error:
-                    print(f"error: {error}", file=sys.stderr)
-                    return 2
-                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                figures = {k: float(f"{v:.4g}") for k, v in found["flows"]["central"].items()}
-                print(
-                    f"{where} {name} seed {seed}, {found['seconds']:.0f} s: {figures} {found['complaints'] or ''}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+    names, wheres = args.only or list(CASES), [args.problem] if args.problem else PROBLEMS
+    seeds = range(SEEDS) if args.seed is None else [args.seed]
+    try:
+        if args.rates:
+            print(rates.table(names, wheres, args.data), end="")
+            return 0
+        for where, name in itertools.product(() if args.table else wheres, names):
+            # All seeds of a case in a row share its compiled programs.
+            for seed in seeds if where in CASES[name].on or args.lr is not None else ():
+                _make(args, name, where, seed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(args.out.glob("*_*_*.json"))]
     print(table(runs), end="")
     return 0
+
+
+def _make(args: argparse.Namespace, name: str, where: str, seed: int) -> None:
+    """What a run's file lacks, and a line about it."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    ending = "" if args.lr is None else f"_lr{args.lr:g}"
+    path, wanted = args.out / f"{where}_{name}_{seed}{ending}.json", args.flows or CASES[name].flows
+    new = completed(path, wanted, lambda flows: run(name, where, seed, args.data, args.lr, flows))
+    if new is None:
+        return
+    kept = ("S flow", "S gap", "distance ratio", "loss error")
+    figures = {
+        flow: {k: float(f"{v:.3g}") for k, v in own.items() if k in kept}
+        for flow, own in new["flows"].items()
+    }
+    reached = {k: round(v, 3) for k, v in new["yardstick"].items()}
+    text = (
+        f"{where} {name} seed {seed}, {new['seconds']:.0f} s: {figures} {reached} {new['complaints'] or ''}"
+    )
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

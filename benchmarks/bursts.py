@@ -51,7 +51,7 @@ def on_the_valley(beta: float, nesterov: bool, rise: float) -> tuple[float, floa
 
 def rises(root: str | None) -> list[list[str]]:
     """Rows of the second table."""
-    from benchmarks import accuracy
+    from benchmarks import accuracy_cases as study
     from cflow_cli import simulate
     from cflow_cli.curvature.options import EigsOptions
     from cflow_cli.report import definitions as define
@@ -59,15 +59,15 @@ def rises(root: str | None) -> list[list[str]]:
     rows = []
     for where in ("digits", "cifar10"):
         for name in STUDIED:
-            setting = getattr(accuracy.CASES[name], where)
+            setting = study.CASES[name].on.get(where)
             if setting is None:
                 continue
             lr, steps = setting
             result = simulate(
-                accuracy.problem(where, 0, root),
-                accuracy.CASES[name].build(lr),
+                study.problem(where, 0, root),
+                study.optimizer(name, lr),
                 steps=steps,
-                kick=accuracy.KICK,
+                kick=study.KICK,
                 processes=("discrete", "midpoint"),
                 eigs=EigsOptions(block=4),
                 measurements=(),

@@ -7,7 +7,7 @@ that of the stable flow; the oscillation of the others is taken out as m = (w₋
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,31 @@ def _measure(members: Sequence[Summary]) -> None:
             for flow in summary.flows
             if f"{flow}.process.weights" in checkpoint.arrays
         }
-        others = np.delete(means, k, axis=0)
-        far = np.linalg.norm(runs[k] - flows["stable"])
-        summary.values["floor"] = float(np.linalg.norm(runs[k] - others.mean(axis=0)) / far)
-        summary.values["pair"] = float(np.linalg.norm(runs[k] - others, axis=1).mean() / far)
-        centre = means.mean(axis=0)
-        scale = np.linalg.norm(flows["stable"] - centre)
-        for flow, w in flows.items():
-            if flow != "stable":
-                summary.values[f"ens_{flow}"] = float(np.linalg.norm(w - centre) / scale)
+        summary.values.update(values(k, runs, means, flows))
+
+
+def values(k: int, runs: np.ndarray, means: np.ndarray, flows: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """``floor`` and ``pair`` of one of several runs at one step, and ``ens_…`` of its flows.
+
+    Parameters
+    ----------
+    k
+        Which run.
+    runs, means
+        Weights w of each, and their m, shape (runs, n).
+    flows
+        Weights of the flows beside this run, the stable flow among them.
+    """
+    others = np.delete(means, k, axis=0)
+    far = np.linalg.norm(runs[k] - flows["stable"])
+    centre = means.mean(axis=0)
+    scale = np.linalg.norm(flows["stable"] - centre)
+    return {
+        "floor": float(np.linalg.norm(runs[k] - others.mean(axis=0)) / far),
+        "pair": float(np.linalg.norm(runs[k] - others, axis=1).mean() / far),
+        **{
+            f"ens_{flow}": float(np.linalg.norm(w - centre) / scale)
+            for flow, w in flows.items()
+            if flow != "stable"
+        },
+    }
