@@ -68,14 +68,17 @@ def draw(**runs):
         name, _, seed = label.rpartition("_")
         ax, colour = axes[list(TITLES).index(name)], SHADES[int(seed)]
         batch, largest = sharpness(run)
-        ax.plot(batch.index, batch.rolling(MEAN, min_periods=1).mean(), color=colour, linewidth=1.4)
-        ax.plot(largest.index, largest, color=colour, linewidth=1, linestyle=":")
+        smooth = batch.rolling(MEAN, min_periods=1).mean()
+        labels = ("of a batch", "of all data") if label == "momentum_0" else (None, None)
+        ax.plot(smooth.index, smooth, color=colour, linewidth=1.4, label=labels[0])
+        ax.plot(largest.index, largest, color=colour, linewidth=1, linestyle=":", label=labels[1])
         if seed == "0":
             threshold(ax, 2 * (1 - momentum(run)), "2(1−β)")
         if seed == "0" and name == "large":
             threshold(ax, 2 * (1 + momentum(run)), "2(1+β)")
     for ax in axes:
         ax.set_ylim(0)
+    axes[1].legend(loc="lower right")
     axes[0].set_ylabel("η × sharpness")
     return figure
 
