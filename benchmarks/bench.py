@@ -77,12 +77,14 @@ CASES = {
     "digits-rmsprop": Case(("optimizer=rmsprop", "lr=0.002"), 70, settle=40, chunk=50),
     # Linearised before the edge: at it, it diverges. It does not sharpen: one look at its spectrum falls into a chunk.
     "digits-linear": Case(("processes=[discrete,central,linear]",), 20, settle=50, chunk=50),
-    # As many steps as third derivatives serve, twice.
-    "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875, chunk=16),
+    "cifar-mlp": Case((*IMAGES, "lr=0.02"), 875),
     "cifar-mlp-two-phase": Case(
         (*IMAGES, "lr=0.02", "processes=[discrete,midpoint,stable,central,two_phase]"), 875
     ),
-    "cifar-mlp-thirds": Case((*IMAGES, "lr=0.02", "processes.central.third_derivatives_every=1"), 875),
+    # As many steps as third derivatives serve, twice.
+    "cifar-mlp-thirds": Case(
+        (*IMAGES, "lr=0.02", "processes.central.third_derivatives_every=auto"), 875, chunk=16
+    ),
     "cifar-mlp-float64": Case((*IMAGES, "lr=0.02", "dtype=float64"), 875),
     "cifar-mlp-rmsprop": Case((*IMAGES, "optimizer=rmsprop", "lr=2e-5"), 210),
     # Three directions become critical on the flow itself, not where it starts from an iterate at the edge.

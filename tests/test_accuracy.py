@@ -106,6 +106,7 @@ def test_the_rule_counts_eigenvalues_that_are_critical_at_two_looks_in_a_row():
     assert accuracy_rates.critical(iter(looks[:4])) == 1
 
 
+@pytest.mark.slow
 def test_the_eigenvalues_of_the_rule_are_those_of_dh():
     data = digits(n=20)
     model = MLP(data, jax.random.PRNGKey(0), widths=[4])

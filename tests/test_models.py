@@ -136,7 +136,9 @@ def test_derivatives_lower_for_cuda_without_what_is_slow_there(name):
         assert bool(re.search(slow, text)) == (name == "matrix_factorisation")
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "resnet" else ()) for n in CONVOLUTIONAL]
+)
 def test_both_forms_of_a_convolution_have_the_same_derivatives(name):
     """Patches times a matrix, which a CPU gets, and XLA's convolution, which others get."""
     problem = Problem.from_model(build(name, data_for(name)), data_for(name), mse(), "float64")

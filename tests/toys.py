@@ -71,6 +71,7 @@ class Simulated:
         self.statuses = {"discrete": {"status": "ok", "step": None, "steps_with": {}, "sentence": ""}}
         self.problem = SimpleNamespace(num_parameters=1, layers=(("weights", 1),))
         self.optimizer = SimpleNamespace(refusal="nothing is optimised here")
+        self.memory = None
         self.columns, self.kinds = records.METRICS, records.KINDS
 
     def snapshot(self):

@@ -69,7 +69,7 @@ class CentralStepper(eqx.Module):
     pair_batch: int = eqx.field(static=True)
     penalty: bool = eqx.field(static=True, default=True)
     damping: bool = eqx.field(static=True, default=True)
-    third_derivatives_every: int | None = eqx.field(static=True, default=None)
+    third_derivatives_every: int | None = eqx.field(static=True, default=1)
 
     def start(self, weights: Float[Array, " params"], block: int) -> Remembered | tuple[()]:
         """No memory beyond X, but for third derivatives that are used again."""

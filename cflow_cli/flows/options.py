@@ -117,7 +117,7 @@ class Central(Flow):
 
     name = "central"
     holds_the_edge = True
-    third_derivatives_every: int | str = "auto"
+    third_derivatives_every: int | str = 1
 
     def __post_init__(self) -> None:
         """Check what no type can say."""
@@ -134,7 +134,7 @@ class Central(Flow):
             if every not in (1, "auto"):
                 raise UserError(
                     "this optimizer is not elementwise, and its central flow computes third derivatives at every "
-                    "step: set processes.central.third_derivatives_every=auto"
+                    "step: set processes.central.third_derivatives_every=1"
                 )
             return own
         return replace(own, third_derivatives_every=None if every == "auto" else every)
