@@ -121,7 +121,7 @@ class Simulation:
         self.discrete, self.takes_over = self._begin(start)
         self.warm_start = self._warm_start()
         self.eigs = fit_to(options.eigs, problem.num_parameters)
-        self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by _fit_to
+        self._least_block: int = self.eigs.block  # type: ignore[assignment]  # filled in by fit_to
         self._rows = options.chunk or _chunk_length(problem, self.optimizer, options.steps)
         self._pace = min(_FIRST_CHUNK, self._rows)
         self._plan_memory()
